@@ -1,0 +1,637 @@
+"""Command line of srmri: parse, call one function, print.
+
+Exit codes are mapped in `_Group.invoke`, nowhere else. Heavy modules are
+imported inside the commands, so that ``srmri --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from srmri_data.errors import ExitCode, SrmriError, UsageError
+
+if TYPE_CHECKING:
+    from srmri_data.pairing import PairingPlan, ScanRequest
+
+EXIT_CODES = (
+    "Exit codes: 0 done · 1 bug · 2 usage · 3 bad input · 4 some subjects failed · "
+    "5 review needed (--fail-on-queue) · 6 hub or sign-in · 130 interrupted"
+)
+
+
+class _Group(TyperGroup):
+    """The one place where errors become messages and exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SrmriError as error:
+            console = _stderr()
+            console.print(f"error: {error.message}", style="bold red", markup=False)
+            if error.hint:
+                console.print(f"hint:  {error.hint}", style="yellow", markup=False)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            _stderr().print("interrupted; nothing was left half written", style="yellow")
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
+
+
+def main() -> None:
+    """Run the command line; the console script's entry point."""
+    app()
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show stages as bars on stderr; yields ``progress(stage, done, total)``."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description:<20}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=_stderr(), disable=quiet) as bars:
+        tasks: dict[str, Any] = {}
+
+        def step(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield step
+
+
+class Plane(str, Enum):
+    """Plane of the slices."""
+
+    coronal = "coronal"
+    axial = "axial"
+    sagittal = "sagittal"
+    acquired = "acquired"
+
+
+class Method(str, Enum):
+    """How pairs are decided."""
+
+    paper = "paper"
+
+
+class Acquire(str, Enum):
+    """How the low-resolution scan comes about."""
+
+    kspace = "kspace"
+    box = "box"
+
+
+class Grid(str, Enum):
+    """Where low-resolution voxel centres sit."""
+
+    voxel_centre = "voxel-centre"
+    fourier = "fourier"
+
+
+class OutputFormat(str, Enum):
+    """File format of a simulated scan."""
+
+    paravision = "paravision"
+    nifti = "nifti"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output of this command.")]
+SubjectType = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE",
+        help="Correct the header: Quadruped, Biped, Phantom or OtherAnimal.",
+        rich_help_panel="Header corrections",
+    ),
+]
+SubjectPosition = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POSITION",
+        help="Correct the header, for instance Head_Prone.",
+        rich_help_panel="Header corrections",
+    ),
+]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"srmri {version('srmri')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Pair MRI scans of one animal at two resolutions, slice by slice.
+
+    \b
+    Start here:
+      srmri demo                                   the whole way on a built-in mouse brain
+      srmri inspect STUDY                          what is in this folder?
+      srmri pair --lr STUDY/7 --hr STUDY/8         LR-HR pairs and a report
+    """
+
+
+@app.command(
+    epilog="Examples: srmri inspect 20240105_mouse.zip · srmri inspect STUDY/8/pdata/2 --json"
+)
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Study, scan, pdata/N, zip, image file or folder.")],
+    json_output: Json = False,
+    subject_type: SubjectType = None,
+    subject_position: SubjectPosition = None,
+) -> None:
+    """List the scans in a place: geometry, slices per plane, likely role, problems.
+
+    A bad scan is listed with its reason. Exit code 0 when any scan is listed, 3 when none is found.
+    """
+    from srmri_data import ingest
+
+    records = ingest.discover(path, subject_type=subject_type, subject_position=subject_position)
+    if json_output:
+        _print_json({"path": str(path), "scans": [record.to_json() for record in records]})
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for record in records:
+        facts = record.to_json()
+        title = Text()
+        title.append(_scan_name(facts), style="bold")
+        role = facts["role"]
+        if role:
+            title.append(f"  likely {role}", style="bold green" if role == "HR" else "bold cyan")
+        console.print(title)
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for label, value in _scan_facts(facts):
+            table.add_row("  " + label, Text(value))
+        for problem in facts["problems"]:
+            table.add_row("  problem", Text(problem, style="yellow"))
+        console.print(table)
+    readable = sum(record.header is not None for record in records)
+    console.print(
+        f"{len(records)} images listed, {readable} readable", style="dim", markup=False
+    )
+
+
+def _scan_name(facts: dict[str, Any]) -> str:
+    numbers = [
+        f"{name} {facts[name]}" for name in ("scan", "reco") if facts.get(name) is not None
+    ]
+    if facts.get("packages", 1) > 1:
+        numbers.append(f"package {facts['package']}")
+    method = facts.get("method")
+    return " · ".join([*(numbers or [Path(facts["path"]).name]), *([method] if method else [])])
+
+
+def _scan_facts(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if facts.get("matrix"):
+        yield (
+            "voxels",
+            " × ".join(str(n) for n in facts["matrix"])
+            + "  of  "
+            + " × ".join(f"{mm:.4g}" for mm in facts["spacing"])
+            + f" mm  {facts['orientation']}",
+        )
+        for name, size in (facts.get("frame_groups") or {}).items():
+            yield "frames", f"{name} 1…{size}"
+        yield "stored as", f"{facts['dtype']}, slopes {facts['slopes']}"
+        yield (
+            "slices",
+            "   ".join(
+                f"{plane} {size['count']} of {size['rows']}×{size['cols']}"
+                for plane, size in facts["planes"].items()
+            ),
+        )
+    subject = [
+        str(facts[name])
+        for name in ("subject_id", "subject_type", "subject_position")
+        if facts.get(name)
+    ]
+    if subject:
+        yield "subject", " · ".join(subject)
+
+
+def _frame(pairs: list[str]) -> dict[str, int]:
+    selection = {}
+    for text in pairs:
+        name, _, number = text.partition("=")
+        if not name or not number.isdigit() or int(number) < 1:
+            raise UsageError(
+                f"frame {text!r} is not of the form NAME=NUMBER, counted from 1",
+                hint="for instance --lr-frame echo=1",
+            )
+        selection[name.lower()] = int(number)
+    return selection
+
+
+def _scan_option(role: str, what: str) -> Any:
+    return typer.Option(
+        f"--{role}-{what}",
+        metavar="N",
+        help=f"{what.capitalize()} number of the {role.upper()} scan.",
+        rich_help_panel="Choosing the scans",
+    )
+
+
+def _frame_option(role: str) -> Any:
+    return typer.Option(
+        f"--{role}-frame",
+        metavar="NAME=N",
+        help="Frame of a frame group, counted from 1: echo=1. Repeatable.",
+        rich_help_panel="Choosing the scans",
+    )
+
+
+@app.command(
+    epilog="Examples: srmri pair --lr STUDY/7 --hr STUDY/8 · "
+    "srmri pair --study STUDY --plane acquired · "
+    "srmri pair --lr lr.nii.gz --hr hr.nii.gz --trim 0 --json"
+)
+def pair(
+    lr: Annotated[
+        Path | None,
+        typer.Option(help="LR scan: study, scan, pdata/N, zip or image file."),
+    ] = None,
+    hr: Annotated[
+        Path | None,
+        typer.Option(help="HR scan: study, scan, pdata/N, zip or image file."),
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(help="One study that holds both; the roles are proposed."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: pairing_reports/NAME.")
+    ] = None,
+    plane: Annotated[
+        Plane,
+        typer.Option(help="Plane of the slices; 'acquired' is the stored slice axis."),
+    ] = Plane.coronal,
+    trim: Annotated[
+        str,
+        typer.Option(help="Leave out at each end: slices per volume, or a length (0.375mm)."),
+    ] = "15",
+    voters: Annotated[
+        str, typer.Option(help="Comma-separated: pca, lpips, ssim.")
+    ] = "pca,lpips,ssim",
+    method: Annotated[
+        Method, typer.Option(help="'paper': most votes on unaligned slices; ties go to review.")
+    ] = Method.paper,
+    truth: Annotated[
+        Path | None, typer.Option(help="truth.json of a simulated LR scan: adds accuracy.")
+    ] = None,
+    lr_scan: Annotated[int | None, _scan_option("lr", "scan")] = None,
+    lr_reco: Annotated[int | None, _scan_option("lr", "reco")] = None,
+    lr_package: Annotated[int | None, _scan_option("lr", "package")] = None,
+    lr_frame: Annotated[list[str] | None, _frame_option("lr")] = None,
+    hr_scan: Annotated[int | None, _scan_option("hr", "scan")] = None,
+    hr_reco: Annotated[int | None, _scan_option("hr", "reco")] = None,
+    hr_package: Annotated[int | None, _scan_option("hr", "package")] = None,
+    hr_frame: Annotated[list[str] | None, _frame_option("hr")] = None,
+    subject_type: SubjectType = None,
+    lr_subject_position: SubjectPosition = None,
+    hr_subject_position: SubjectPosition = None,
+    allow_subject_mismatch: Annotated[
+        bool,
+        typer.Option(
+            "--allow-subject-mismatch",
+            help="Go on when the headers name different subjects.",
+            rich_help_panel="Header corrections",
+        ),
+    ] = False,
+    pca_components: Annotated[
+        int | None,
+        typer.Option(min=1, help="Components PCA keeps. Default: min(50, n - 1).", rich_help_panel="Voters"),
+    ] = None,
+    lpips_trunk: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SRMRI_LPIPS_TRUNK",
+            help="AlexNet weights for LPIPS.",
+            rich_help_panel="Voters",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Picks the report's random pairs.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, write nothing.")
+    ] = False,
+    fail_on_queue: Annotated[
+        bool, typer.Option("--fail-on-queue", help="Exit 5 when pairs wait for review.")
+    ] = False,
+    force: Force = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the HR slice that shows the same anatomy as each LR slice.
+
+    Writes a run folder: pairs.csv and .parquet, votes, HR resliced on LR's planes, provenance and
+    index.html, a report to look at. Pairs the voters disagree on are queued for review.
+    """
+    from srmri_data.pairing import PairingConfig, ScanRequest, find_scans, plan_pairing, run_pairing
+    from srmri_data.slices import Trim
+
+    config = PairingConfig(
+        method=method.value,
+        plane=plane.value,
+        trim=Trim.parse(trim),
+        voters=tuple(name.strip().lower() for name in voters.split(",")),
+        pca_components=pca_components,
+        lpips_trunk=lpips_trunk,
+        allow_subject_mismatch=allow_subject_mismatch,
+        seed=seed,
+    )
+    if study is not None and (lr is not None or hr is not None):
+        raise UsageError("--study takes both scans from one study; leave out --lr and --hr")
+
+    def request(
+        path: Path | None,
+        numbers: tuple[int | None, int | None, int | None],
+        frame: list[str] | None,
+        position: str | None,
+    ) -> ScanRequest | None:
+        if path is None:
+            return None
+        scan, reco, package = numbers
+        return ScanRequest(
+            path, scan, reco, package, _frame(frame or []), subject_type, position
+        )
+
+    low = request(lr or study, (lr_scan, lr_reco, lr_package), lr_frame, lr_subject_position)
+    high = request(hr or study, (hr_scan, hr_reco, hr_package), hr_frame, hr_subject_position)
+    low_scan, high_scan = find_scans(low, high, propose=study is not None)
+    plan = plan_pairing(low_scan, high_scan, config)
+    out = out or Path("pairing_reports") / plan.run_name
+    known = None
+    if truth is not None:
+        from srmri_data.simulate import read_truth
+
+        known = read_truth(truth)
+    if dry_run:
+        _print_plan(plan, out, json_output=json_output)
+        return
+    with _progress(quiet) as progress:
+        summary = run_pairing(
+            plan,
+            out,
+            truth=known,
+            force=force,
+            command=["srmri", *sys.argv[1:]],
+            progress=progress,
+        )
+    if json_output:
+        _print_json(summary)
+    else:
+        _print_summary(summary, out)
+    if fail_on_queue and summary["queued"]:
+        raise typer.Exit(ExitCode.REVIEW_NEEDED)
+
+
+def _print_plan(plan: PairingPlan, out: Path, *, json_output: bool) -> None:
+    description = plan.describe()
+    if json_output:
+        _print_json({"out": str(out), **description})
+        return
+    console = Console(highlight=False)
+    console.print(
+        f"would pair {description['n_lr']} LR with {description['n_hr']} HR slices "
+        f"({plan.config.plane}) into {out}",
+        style="bold",
+        markup=False,
+    )
+    _print_checks(console, description["checks"])
+
+
+def _print_checks(console: Console, checks: list[dict[str, str]]) -> None:
+    for check in checks:
+        mark, style = ("ok  ", "green") if check["level"] == "ok" else ("note", "yellow")
+        console.print(f"  [{style}]{mark}[/] {check['name']}: ", end="")
+        console.print(check["text"], markup=False)
+
+
+def _print_summary(summary: dict[str, Any], out: Path) -> None:
+    console = Console(highlight=False)
+    console.print(
+        f"{summary['n_pairs']} of {summary['n_lr']} slices paired, {summary['queued']} "
+        f"queued for review  ({summary['seconds']:.1f} s)",
+        style="bold",
+        markup=False,
+    )
+    _print_checks(console, summary["checks"])
+    if "exact" in summary:
+        console.print(
+            f"  against the truth: exact {summary['exact']:.1%}, mean error "
+            f"{summary['mae_slices']:.2f} slices ({summary['mae_um']:.0f} µm), "
+            f"{summary['blunders']} blunders, {summary['wrongly_accepted']} wrongly accepted",
+            markup=False,
+        )
+    console.print(f"report: {out / 'index.html'}", markup=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: srmri report pairing_reports/m01 --sources /archive/2024")
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder written by srmri pair.")],
+    sources: Annotated[
+        Path | None, typer.Option(help="Folder that holds the scans now, when they have moved.")
+    ] = None,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw the report of a run again, from its tables and its scans.
+
+    The scans are found at their recorded place or under --sources, and their SHA-256 is checked.
+    """
+    from srmri_data.pairing import redraw_report
+
+    with _progress(quiet) as progress:
+        page = redraw_report(run, sources=sources, progress=progress)
+    if json_output:
+        _print_json({"report": str(page)})
+    else:
+        typer.echo(f"report: {page}")
+
+
+@app.command(
+    epilog="Example: srmri simulate hr.nii.gz --out lr --shift-um 83 -30 20 --tilt-deg 1 0 -0.5 "
+    "--snr 20"
+)
+def simulate(
+    hr: Annotated[Path, typer.Argument(help="HR scan: study, scan, pdata/N, zip or image file.")],
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
+    factor: Annotated[
+        str, typer.Option(help="LR over HR voxel size: one number, or three as 2,2,4.")
+    ] = "2",
+    shift_um: Annotated[
+        tuple[float, float, float],
+        typer.Option(metavar="X Y Z", help="Motion of the animal, world RAS, micrometres."),
+    ] = (0.0, 0.0, 0.0),
+    tilt_deg: Annotated[
+        tuple[float, float, float],
+        typer.Option(
+            metavar="A B C",
+            help="Rotation about x, y, z through the volume's centre, in degrees; order Z·Y·X.",
+        ),
+    ] = (0.0, 0.0, 0.0),
+    snr: Annotated[
+        float | None, typer.Option(min=0.0, help="Mean LR foreground over sigma. Default: no noise.")
+    ] = None,
+    bias: Annotated[
+        float, typer.Option(min=0.0, help="Standard deviation of the log of a smooth gain field.")
+    ] = 0.0,
+    contrast: Annotated[
+        float, typer.Option(help="Contrast change; 1 leaves the contrast as it is.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of noise and gain field.")] = 0,
+    acquire: Annotated[
+        Acquire, typer.Option(help="Truncate k-space, as a scanner does, or average blocks.")
+    ] = Acquire.kspace,
+    grid: Annotated[
+        Grid,
+        typer.Option(help="LR voxel i centred on HR voxel f·i (fourier) or f·i + (f-1)/2."),
+    ] = Grid.voxel_centre,
+    output_format: Annotated[
+        OutputFormat, typer.Option("--format", help="ParaVision study or one .nii.gz.")
+    ] = OutputFormat.paravision,
+    scan: Annotated[int | None, _scan_option("hr", "scan")] = None,
+    reco: Annotated[int | None, _scan_option("hr", "reco")] = None,
+    package: Annotated[int | None, _scan_option("hr", "package")] = None,
+    frame: Annotated[list[str] | None, _frame_option("hr")] = None,
+    subject_type: SubjectType = None,
+    subject_position: SubjectPosition = None,
+    force: Force = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make an LR scan with known truth from any HR scan.
+
+    Writes the scan and truth.json, the full LR-voxel to HR-voxel map.
+    """
+    from srmri_data import ingest
+    from srmri_data.pairing import ScanRequest, find_scan
+    from srmri_data.simulate import SimulationConfig, run_simulate
+
+    config = SimulationConfig(
+        factor=_factor(factor),
+        shift_um=shift_um,
+        tilt_deg=tilt_deg,
+        snr=snr,
+        bias=bias,
+        contrast=contrast,
+        seed=seed,
+        acquire=acquire.value,
+        grid=grid.value,
+    )
+    request = ScanRequest(
+        hr, scan, reco, package, _frame(frame or []), subject_type, subject_position
+    )
+    record, selection = find_scan(request, "--hr")
+    with _progress(quiet) as progress:
+        progress("simulating", 0, 1)
+        volume = ingest.load(record, frame=selection)
+        result = run_simulate(volume, config, out, format=output_format.value, force=force)
+        progress("simulating", 1, 1)
+    if json_output:
+        _print_json(result)
+    else:
+        typer.echo(f"LR scan:  {result['low_res']}\ntruth:    {result['truth']}")
+
+
+def _factor(text: str) -> tuple[float, float, float]:
+    try:
+        numbers = [float(part) for part in text.replace("x", ",").split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or min(numbers) < 1:
+        raise UsageError(
+            f"--factor {text!r}: give one number of at least 1, or three as 2,2,4"
+        )
+    return numbers[0], numbers[1], numbers[2]
+
+
+@app.command(epilog="Example: srmri demo --out srmri-demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to create.")] = Path("srmri-demo"),
+    force: Force = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go the whole way on a built-in digital mouse brain, in a few minutes at most.
+
+    Simulates two ParaVision studies of one animal, inspects them, pairs them and reports.
+    """
+    from srmri_data.demo import run_demo
+
+    with _progress(quiet) as progress:
+        result = run_demo(out, force=force, progress=progress)
+    if json_output:
+        _print_json(result)
+        return
+    _print_summary(result["summary"], Path(result["run"]))
+
+
+@app.command()
+def doctor(json_output: Json = False) -> None:
+    """Check the installation: versions, LPIPS weights, threads, memory, a tiny round trip."""
+    from srmri_data.doctor import examine
+
+    findings = examine()
+    if json_output:
+        _print_json({"ok": all(f.ok for f in findings), "findings": [vars(f) for f in findings]})
+    else:
+        console = Console(highlight=False)
+        for finding in findings:
+            mark, style = ("ok  ", "green") if finding.ok else ("FAIL", "bold red")
+            console.print(f"[{style}]{mark}[/] {finding.name:<14} ", end="")
+            console.print(finding.text, markup=False, soft_wrap=True)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(ExitCode.BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

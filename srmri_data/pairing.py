@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srmri_data import ingest
+from srmri_data.choices import Method, Plane, SubjectPosition, SubjectType
 from srmri_data.consensus import Decision, paper_vote, vote_table
 from srmri_data.errors import FormatError, ResolutionError, UsageError
 from srmri_data.geometry import apply_affine
@@ -48,8 +49,9 @@ from srmri_data.slices import (
     stack_frame,
     trim_window,
 )
-from srmri_data.types import Affine, DistanceMatrix, Plane, SliceArray
-from srmri_data.volumes import Volume
+from srmri_data.types import Affine, DistanceMatrix, SliceArray
+from srmri_data.volumes import Sourced, Volume
+from srmri_data.voters import trunk_source, voter_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +65,7 @@ VOTER_NAMES = ("pca", "lpips", "ssim")
 
 # An LR volume this much finer than HR was swapped; headers round below that.
 _SWAPPED_RATIO = 0.98
+_UNKNOWN = Sourced(None, "not in the header")
 _EXACT = 0.5 + 1e-6
 _BLUNDER = 3.0
 _WRONG = 1.0
@@ -89,8 +92,8 @@ class ScanRequest:
     reco: int | None = None
     package: int | None = None
     frame: Mapping[str, int] = field(default_factory=dict)
-    subject_type: str | None = None
-    subject_position: str | None = None
+    subject_type: SubjectType | None = None
+    subject_position: SubjectPosition | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class PairingConfig:
         Picks the random pairs of the report's mosaic; decisions do not depend on it.
     """
 
-    method: Literal["paper"] = "paper"
+    method: Method = "paper"
     plane: Plane = "coronal"
     trim: Trim = Trim(15, "slices")
     voters: tuple[str, ...] = VOTER_NAMES
@@ -296,16 +299,27 @@ def find_scans(
         raise UsageError("give both --lr and --hr, or --study with a study that holds both")
     if not propose:
         return find_scan(low, "--lr"), find_scan(high, "--hr")
-    open_roles = [(r.scan, r.reco, r.package) == (None, None, None) for r in (low, high)]
     records = _discover(low)
-    proposed = ingest.propose_roles(records) if any(open_roles) else (None, None)
-    chosen = [
-        _select([role] if role is not None and is_open else records, request, option)
-        for role, is_open, request, option in zip(
-            proposed, open_roles, (low, high), ("--lr", "--hr"), strict=True
+    numbered = [(r.scan, r.reco, r.package) != (None, None, None) for r in (low, high)]
+    chosen: list[Selected | None] = [
+        _select(records, request, option) if is_numbered else None
+        for request, option, is_numbered in zip(
+            (low, high), ("--lr", "--hr"), numbered, strict=True
         )
     ]
-    return chosen[0], chosen[1]
+    if None in chosen:
+        # A role that was given leaves its other candidates out of the proposal.
+        settled = {
+            role: entry[0] for role, entry in zip(("LR", "HR"), chosen, strict=True) if entry
+        }
+        candidates = [r for r in records if r.role not in settled or r in settled.values()]
+        proposed = ingest.propose_roles(candidates)
+        for n, (request, option) in enumerate(((low, "--lr"), (high, "--hr"))):
+            chosen[n] = chosen[n] or _select([proposed[n]], request, option)
+    found_low, found_high = chosen
+    assert found_low is not None
+    assert found_high is not None
+    return found_low, found_high
 
 
 def _discover(request: ScanRequest) -> list[ScanRecord]:
@@ -516,12 +530,21 @@ def run_pairing(
     step = progress or (lambda *_: None)
     if truth is not None:
         _check_truth(plan, truth)
+    if "lpips" in plan.config.voters:
+        # Weights of the wrong kind are found before minutes of work, not after.
+        trunk_source(plan.config.lpips_trunk)
     with new_run(out, force=force) as run:
         stacks = _Stacks.read(plan, step)
         step("aligning", 0, 1)
         _write_aligned(run, plan, stacks)
         step("aligning", 1, 1)
-        distances, settings = _vote(plan.config, stacks, step)
+        distances = _vote(plan.config, stacks, step)
+        settings = voter_settings(
+            plan.config.voters,
+            n_images=plan.low_window.shape[0] + plan.high_window.shape[0],
+            n_components=plan.config.pca_components,
+            trunk=plan.config.lpips_trunk,
+        )
         decisions = paper_vote(distances, plan.high_window.slice_numbers)
         pairs = _pairs_table(plan, stacks, decisions, truth)
         write_pairs(run, pairs)
@@ -645,21 +668,27 @@ def _contrast(
 
 def _vote(
     config: PairingConfig, stacks: _Stacks, step: Progress
-) -> tuple[dict[str, DistanceMatrix], dict[str, Any]]:
+) -> dict[str, DistanceMatrix]:
     from srmri_data import voters
 
     low, high = stacks.low_images, stacks.high_images
     distances: dict[str, DistanceMatrix] = {}
-    for n, name in enumerate(config.voters):
-        step("voting", n, len(config.voters))
+    for name in config.voters:
+        # The numbers of finished slices are the voter's own; the stage is known here.
+        def advance(done: int, total: int, stage: str = f"voting: {name}") -> None:
+            step(stage, done, total)
+
+        advance(0, 1)
         if name == "pca":
             distances[name] = voters.pca_distances(low, high, n_components=config.pca_components)
         elif name == "lpips":
-            distances[name] = voters.lpips_distances(low, high, trunk=config.lpips_trunk)
+            distances[name] = voters.lpips_distances(
+                low, high, trunk=config.lpips_trunk, progress=advance
+            )
         else:
             distances[name] = voters.ssim_distances(low, high)
-    step("voting", len(config.voters), len(config.voters))
-    return distances, voters.settings(config.voters)
+        advance(1, 1)
+    return distances
 
 
 def _positions(plan: PairingPlan, reference: NDArray[np.float64], to_high: Affine) -> Any:
@@ -828,6 +857,12 @@ def _source(
         "reco": record.reco,
         "package": record.package,
         "frame": dict(selection),
+        "corrections": {
+            name: volume.provenance.value(name)
+            if volume.provenance.fields.get(name, _UNKNOWN).source == "override"
+            else None
+            for name in ("subject_type", "subject_position")
+        },
         "files": [
             {
                 "path": relative(path, record.path),

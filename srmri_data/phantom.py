@@ -33,6 +33,7 @@ def mouse_brain(
     spacing: float | Sequence[float] = 0.1,
     *,
     orientation: str = "RAS",
+    centre: Sequence[float] = (0.0, 0.0, 0.0),
     noise: float = 0.0,
     animal: int = 0,
     seed: int = 0,
@@ -51,6 +52,8 @@ def mouse_brain(
     orientation : str
         Direction of the array axes, three letters such as ``"RAS"``. The published
         scans, 720 x 512 x 304 at 0.025 mm with axial stored slices, are ``"ALS"``.
+    centre : sequence of 3 floats
+        World position of the middle of the field of view, mm; the brain is centred on 0.
     noise : float
         Standard deviation of the complex noise of each channel relative to the mean
         tissue intensity; the magnitude is Rician. 0.04 is a signal-to-noise ratio of 25.
@@ -64,7 +67,7 @@ def mouse_brain(
     Returns
     -------
     Volume
-        float32, i fastest in memory, centred on world position 0.
+        float32, i fastest in memory.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def mouse_brain(
     >>> mouse_brain((32, 45, 19), 0.4).orientation
     'RAS'
     """
-    affine, size = _grid(shape, spacing, orientation)
+    affine, size = _grid(shape, spacing, orientation, centre)
     if not 0.0 <= noise < 10.0:
         raise UsageError(f"noise is relative to the mean tissue intensity, 0 to 10; found {noise}")
     # numba takes half a second to import: only those who scan the phantom pay.
@@ -90,8 +93,7 @@ def mouse_brain(
         slab = data[:, :, first : first + _SLAB]
         fill(slab, affine, first, voxel, salt)
         slab *= FLUID_LEVEL
-        tissue = slab > 0
-        return float(slab.sum(dtype=np.float64)), int(np.count_nonzero(tissue))
+        return float(slab.sum(dtype=np.float64)), int(np.count_nonzero(slab))
 
     # The kernel releases the interpreter lock; a point depends on nothing but its position.
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -110,14 +112,17 @@ def mouse_brain(
 
 
 def _grid(
-    shape: tuple[int, int, int] | None, spacing: float | Sequence[float], orientation: str
+    shape: tuple[int, int, int] | None,
+    spacing: float | Sequence[float],
+    orientation: str,
+    centre: Sequence[float],
 ) -> tuple[Affine, tuple[int, int, int]]:
-    """Affine and matrix size of a scan centred on world position 0."""
+    """Return affine and matrix size of a scan."""
     if len(orientation) != 3 or {*orientation} not in (
         {a, b, c} for a in "RL" for b in "AP" for c in "SI"
     ):
         raise UsageError(
-            f"orientation names one of R/L, A/P and S/I per axis, such as RAS; found {orientation!r}"
+            f"orientation {orientation!r}: expected one each of R/L, A/P and S/I, such as RAS"
         )
     steps = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,))
     if not (np.isfinite(steps).all() and (steps > 0).all()):
@@ -127,13 +132,17 @@ def _grid(
     axes[world_axis.astype(int), [0, 1, 2]] = sign
     if shape is None:
         extent = np.asarray(FIELD_OF_VIEW)[world_axis.astype(int)]
-        shape = tuple(int(n) for n in np.maximum(1, np.round(extent / steps)))
-    if len(shape) != 3 or min(shape) < 1:
+        sizes = [int(n) for n in np.maximum(1, np.round(extent / steps))]
+    else:
+        sizes = [int(n) for n in shape]
+    if len(sizes) != 3 or min(sizes) < 1:
         raise UsageError(f"shape is three positive sizes; found {shape}")
     affine = np.eye(4)
     affine[:3, :3] = axes * steps
-    affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
-    return affine, (int(shape[0]), int(shape[1]), int(shape[2]))
+    affine[:3, 3] = np.asarray(centre, dtype=np.float64) - affine[:3, :3] @ (
+        (np.array(sizes) - 1) / 2
+    )
+    return affine, (sizes[0], sizes[1], sizes[2])
 
 
 def _add_noise(data: NDArray[np.float32], sigma: float, rng: np.random.Generator) -> None:

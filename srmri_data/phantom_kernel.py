@@ -13,6 +13,7 @@ This module imports numba when it is loaded; `srmri_data.phantom` loads it late.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numba import njit
@@ -84,7 +85,7 @@ def _tubes(pieces: int = 4) -> NDArray[np.float64]:
             for p0, p1, p2, p3 in zip(way, way[1:], way[2:], way[3:], strict=False)
         ]  # fmt: skip
         curve = np.vstack([*points, way[-2:-1]])
-        for a, b in zip(curve, curve[1:], strict=False):
+        for a, b in pairwise(curve):
             rows.append((*a[:3], *b[:3], a[3], b[3], intensity))
     return np.array(rows)
 
@@ -121,7 +122,9 @@ PYRAMIDAL = np.array(
         (0.20, -0.16),
     ]
 )
-GRANULAR = np.array([(-0.22, 0.10), (0.25, 0.20), (0.66, 0.12), (0.84, -0.12), (0.55, -0.50), (0.05, -0.72)])
+GRANULAR = np.array(
+    [(-0.22, 0.10), (0.25, 0.20), (0.66, 0.12), (0.84, -0.12), (0.55, -0.50), (0.05, -0.72)]
+)
 
 # Cerebellar fissures as rays about the fastigium in the sagittal plane: angle
 # (degrees, 0 = anterior, 90 = dorsal), radius of the bottom, mm.
@@ -146,11 +149,13 @@ FASTIGIUM_Y = -4.75
 FASTIGIUM_Z = 0.10
 
 # Texture: lattice spacing (mm) and relative amplitude of each octave.
-OCTAVES = np.array([(1.1, 0.030), (0.55, 0.028), (0.27, 0.026), (0.13, 0.026), (0.075, 0.032), (0.048, 0.030)])
+OCTAVES = np.array(
+    [(1.1, 0.030), (0.55, 0.028), (0.27, 0.026), (0.13, 0.026), (0.075, 0.032), (0.048, 0.030)]
+)
 
 
 @_compiled
-def _ramp(value, low, high):
+def _ramp(value: float, low: float, high: float) -> float:
     """0 below `low`, 1 above `high`, smooth between."""
     t = (value - low) / (high - low)
     if t <= 0.0:
@@ -161,26 +166,26 @@ def _ramp(value, low, high):
 
 
 @_compiled
-def _bump(value, centre, half_width):
+def _bump(value: float, centre: float, half_width: float) -> float:
     """1 at `centre`, falling smoothly to 0 at `half_width` from it."""
     return 1.0 - _ramp(abs(value - centre), 0.0, half_width)
 
 
 @_compiled
-def _blend_min(a, b, reach):
+def _blend_min(a: float, b: float, reach: float) -> float:
     """Minimum with a rounded corner."""
     t = max(0.0, reach - abs(a - b)) / reach
     return min(a, b) - 0.25 * t * t * reach
 
 
 @_compiled
-def _blend_max(a, b, reach):
+def _blend_max(a: float, b: float, reach: float) -> float:
     """Maximum with a filled corner."""
     return -_blend_min(-a, -b, reach)
 
 
 @_compiled
-def _corner(ix, iy, iz, salt, fx, fy, fz):
+def _corner(ix: int, iy: int, iz: int, salt: int, fx: float, fy: float, fz: float) -> float:
     """Dot product of the offset with the pseudo-random gradient of a lattice point."""
     n = (ix * 374761393 + iy * 668265263 + iz * 2147483587 + salt * 1013904223) & 0xFFFFFFFF
     n = ((n ^ (n >> 15)) * 2246822519) & 0xFFFFFFFF
@@ -193,7 +198,7 @@ def _corner(ix, iy, iz, salt, fx, fy, fz):
 
 
 @_compiled
-def _noise(x, y, z, salt):
+def _noise(x: float, y: float, z: float, salt: int) -> float:
     """Gradient noise on the unit lattice, mean 0, standard deviation about 1."""
     bx = math.floor(x)
     by = math.floor(y)
@@ -221,7 +226,9 @@ def _noise(x, y, z, salt):
 
 
 @_compiled
-def _segment(x, y, z, ax, ay, az, bx, by, bz):
+def _segment(
+    x: float, y: float, z: float, ax: float, ay: float, az: float, bx: float, by: float, bz: float
+) -> tuple[float, float]:
     """Distance to a segment and the position of the foot point along it, 0 to 1."""
     dx = bx - ax
     dy = by - ay
@@ -235,7 +242,7 @@ def _segment(x, y, z, ax, ay, az, bx, by, bz):
 
 
 @_compiled
-def _ellipsoid(x, y, z, rx, ry, rz):
+def _ellipsoid(x: float, y: float, z: float, rx: float, ry: float, rz: float) -> float:
     """Depth below the surface of a centred ellipsoid, about mm, negative outside."""
     px = x / rx
     py = y / ry
@@ -250,7 +257,9 @@ def _ellipsoid(x, y, z, rx, ry, rz):
 
 
 @_compiled
-def _polyline2(a, b, scale_a, scale_b, points):
+def _polyline2(
+    a: float, b: float, scale_a: float, scale_b: float, points: NDArray[np.float64]
+) -> float:
     """Distance in a plane to a polyline whose vertices are scaled per axis."""
     best = 1e9
     for n in range(points.shape[0] - 1):
@@ -267,7 +276,7 @@ def _polyline2(a, b, scale_a, scale_b, points):
 
 
 @_compiled
-def _cerebrum(x, y, z):
+def _cerebrum(x: float, y: float, z: float) -> tuple[float, float]:
     """Depth below the outer surface of the cerebrum, and the radial coordinate 0 to 1."""
     if y > -1.2:
         length = 6.1
@@ -305,7 +314,7 @@ def _cerebrum(x, y, z):
 
 
 @_compiled
-def _cleft(u, y, z):
+def _cleft(u: float, y: float, z: float) -> tuple[float, float]:
     """Depth of cortex below the interhemispheric fissure, and the height of its floor.
 
     On the floor cortex is squeezed to a sliver, so that the white matter below
@@ -330,7 +339,7 @@ def _cleft(u, y, z):
 
 
 @_compiled
-def _hippocampus(u, y, z):
+def _hippocampus(u: float, y: float, z: float) -> tuple[float, float, float, float]:
     """Place in the hippocampus: along-axis position, section coordinates and half sizes."""
     best = 1e9
     where = 0
@@ -347,7 +356,11 @@ def _hippocampus(u, y, z):
             foot = t
     # Tangents are blended across vertices so that the section frame turns smoothly.
     n0 = max(0, where - 1) if foot < 0.5 else where
-    n1 = min(HIPPOCAMPUS.shape[0] - 1, n0 + 2) if foot < 0.5 else min(HIPPOCAMPUS.shape[0] - 1, where + 2)
+    n1 = (
+        min(HIPPOCAMPUS.shape[0] - 1, n0 + 2)
+        if foot < 0.5
+        else min(HIPPOCAMPUS.shape[0] - 1, where + 2)
+    )
     tx = HIPPOCAMPUS[n1, 0] - HIPPOCAMPUS[n0, 0]
     ty = HIPPOCAMPUS[n1, 1] - HIPPOCAMPUS[n0, 1]
     tz = HIPPOCAMPUS[n1, 2] - HIPPOCAMPUS[n0, 2]
@@ -390,7 +403,9 @@ def _hippocampus(u, y, z):
 
 
 @_compiled
-def _vessel(x, y, z, lattice, radius, salt, h):
+def _vessel(
+    x: float, y: float, z: float, lattice: float, radius: float, salt: int, h: float
+) -> float:
     """Darkness 0 to 1 of a network of curves: where two noise fields vanish together."""
     a = _noise(x / lattice, y / lattice, z / lattice, salt)
     b = _noise(x / lattice + 31.7, y / lattice - 17.3, z / lattice + 5.1, salt + 1)
@@ -401,7 +416,7 @@ def _vessel(x, y, z, lattice, radius, salt, h):
 
 
 @_compiled
-def _cerebellar_cortex(u, y, z, outer, h):
+def _cerebellar_cortex(u: float, y: float, z: float, outer: float, h: float) -> tuple[float, float]:
     """Intensity of the folded cerebellum at a depth below its outer surface."""
     dy = y - FASTIGIUM_Y - 0.12 * max(0.0, u - 1.5)
     dz = z - FASTIGIUM_Z + 0.28 * max(0.0, u - 1.5)
@@ -437,7 +452,7 @@ def _cerebellar_cortex(u, y, z, outer, h):
 
 
 @_compiled
-def _bulb(depth, h):
+def _bulb(depth: float, h: float) -> float:
     """Intensity of the olfactory bulb by depth: its layers are concentric."""
     edge = 0.03 + 0.4 * h
     value = 0.50
@@ -450,7 +465,7 @@ def _bulb(depth, h):
 
 
 @_compiled
-def _forebrain(x, u, y, z, depth, h, salt):
+def _forebrain(x: float, u: float, y: float, z: float, depth: float, h: float, salt: int) -> float:
     """Intensity inside the cerebrum: cortex, white matter, then the deep structures."""
     edge = 0.03 + 0.5 * h
     ventral = _ramp(-z, 0.4, 1.7)
@@ -499,7 +514,9 @@ def _forebrain(x, u, y, z, depth, h, salt):
     shell = _bump(thalamus, -0.10, 0.16 + 0.4 * h) * _ramp(u, 1.3, 1.9)
     nuclei = _noise(x / 0.9, y / 1.1, z / 0.8, salt + 12)
     inside += (0.46 + 0.045 * _ramp(nuclei, -0.15, 0.15) - inside) * _ramp(thalamus, -0.06, 0.08)
-    inside += (0.66 - inside) * _ramp(_ellipsoid(u - 0.20, y + 0.10, z - 0.78, 0.17, 0.55, 0.2), -0.03, 0.05)
+    inside += (0.66 - inside) * _ramp(
+        _ellipsoid(u - 0.20, y + 0.10, z - 0.78, 0.17, 0.55, 0.2), -0.03, 0.05
+    )
     inside += (WHITE - inside) * shell * 0.9
 
     # Hippocampus.
@@ -520,12 +537,19 @@ def _forebrain(x, u, y, z, depth, h, salt):
         layers += (0.31 - layers) * alveus
         inside += (layers - inside) * body
         # Thin bright cistern between hippocampus and thalamus.
-        inside += 0.6 * (CSF - inside) * _bump(rim, -0.05, 0.05 + 0.5 * h) * _ramp(-outward / thick, 0.3, 0.7)
+        inside += (
+            0.6
+            * (CSF - inside)
+            * _bump(rim, -0.05, 0.05 + 0.5 * h)
+            * _ramp(-outward / thick, 0.3, 0.7)
+        )
     return value + (inside - value) * deep
 
 
 @_compiled
-def _stem(x, u, y, z, midbrain, medulla, h, salt):
+def _stem(
+    x: float, u: float, y: float, z: float, midbrain: float, medulla: float, h: float, salt: int
+) -> float:
     """Intensity of midbrain, pons and medulla."""
     edge = 0.04 + 0.5 * h
     streak = _noise(x / 0.22, y / 0.9, z / 0.22, salt + 21)
@@ -549,7 +573,7 @@ def _stem(x, u, y, z, midbrain, medulla, h, salt):
 
 
 @_compiled
-def _point(wx, wy, wz, h, salt):
+def _point(wx: float, wy: float, wz: float, h: float, salt: int) -> float:
     """Intensity at a world position."""
     # Roomy ellipsoids about forebrain, bulbs and hindbrain: most air ends here.
     if (
@@ -662,7 +686,9 @@ def _point(wx, wy, wz, h, salt):
         # Its caudal part outside the hippocampus.
         medial, outward, wide, thick = _hippocampus(u, y, z)
         section = math.sqrt((medial / wide) ** 2 + (outward / thick) ** 2)
-        sheet = _bump((section - 1.0) * thick, 0.06, 0.05 + 0.5 * h) * _ramp(outward / thick, 0.2, 0.6)
+        sheet = _bump((section - 1.0) * thick, 0.06, 0.05 + 0.5 * h) * _ramp(
+            outward / thick, 0.2, 0.6
+        )
         fluid = max(fluid, sheet * _ramp(-y, 0.9, 1.3) * (1.0 - _ramp(-y, 2.6, 3.2)))
     if -1.6 < y < 1.8:
         # Third ventricle: a slit below the thalamus, a small lumen above it.
@@ -715,7 +741,9 @@ def _point(wx, wy, wz, h, salt):
 
 
 @_compiled
-def fill(out, affine, first, h, salt):
+def fill(
+    out: NDArray[np.float32], affine: NDArray[np.float64], first: int, h: float, salt: int
+) -> None:
     """Fill slices of a volume.
 
     Parameters

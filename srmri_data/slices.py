@@ -18,10 +18,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from srmri_data.choices import Plane
 from srmri_data.errors import ResolutionError, TrimError, UsageError
 from srmri_data.geometry import ANATOMICAL_AXIS, apply_affine, closest_axes, voxel_spacing
 from srmri_data.intensity import foreground_threshold
-from srmri_data.types import Affine, Plane, SliceArray, VoxelArray
+from srmri_data.types import Affine, SliceArray, VoxelArray
 
 # Image axes of each anatomical plane: (slice, row, col) as (world axis, direction).
 # Rows run downwards on a screen, so superior and anterior are on top.

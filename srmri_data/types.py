@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Float64, Shaped
@@ -18,6 +18,3 @@ SliceArray: TypeAlias = Float32[np.ndarray, "slice row col"]
 
 DistanceMatrix: TypeAlias = Float32[np.ndarray, "n_lr n_hr"]
 """Dissimilarity of every LR slice to every HR slice; smaller is more alike."""
-
-Plane: TypeAlias = Literal["coronal", "axial", "sagittal", "acquired"]
-"""Anatomical plane of the slices; `acquired` is the stored slice axis."""

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -26,6 +27,7 @@ from srmri_data.errors import (
     FormatError,
     MissingInputError,
     NoScanError,
+    SrmriError,
     UsageError,
 )
 from srmri_data.formats.archive import materialise, member_names, split_archive
@@ -262,39 +264,53 @@ def read_image_headers(
     list of ImageHeader
         One per slice package or DICOM stack.
     """
-    with materialise(path, voxels=False) as (place, sizes):
-        kind = _format_of(place)
-        if kind == "paravision":
-            from srmri_data.formats import bruker
-
-            return bruker.read_headers(
-                place,
-                name=path,
-                data_bytes=sizes.get("2dseq"),
-                subject_type=subject_type,
-                subject_position=subject_position,
-            )
-        if subject_position is not None:
-            raise UsageError(
-                f"{path}: the subject position can be corrected for ParaVision only, "
-                f"this is {kind}"
-            )
-        if kind == "nifti":
-            from srmri_data.formats import nifti
-
-            headers = nifti.read_headers(place, name=path)
-        else:
-            from srmri_data.formats import itk
-
-            if kind == "dicom":
-                return itk.read_dicom_headers(place, name=path, subject_type=subject_type)
-            headers = itk.read_headers(place, name=path)
-        if subject_type is not None:
-            raise UsageError(
-                f"{path}: a subject type can be given for ParaVision and DICOM only; "
-                f"{kind} states its world axes itself"
-            )
+    inside = split_archive(Path(path))
+    with _readable(path), materialise(path, voxels=False) as (place, sizes):
+        headers = _headers_of(place, path, sizes, subject_type, subject_position)
+    if inside is None:
         return headers
+    # What can be hashed later is the archive, not what was unpacked from it.
+    return [replace(h, provenance=replace(h.provenance, files=(inside[0],))) for h in headers]
+
+
+def _headers_of(
+    place: Path,
+    path: Path,
+    sizes: Mapping[str, int],
+    subject_type: SubjectType | None,
+    subject_position: SubjectPosition | None,
+) -> list[ImageHeader]:
+    kind = _format_of(place)
+    if kind == "paravision":
+        from srmri_data.formats import bruker
+
+        return bruker.read_headers(
+            place,
+            name=path,
+            data_bytes=sizes.get("2dseq"),
+            subject_type=subject_type,
+            subject_position=subject_position,
+        )
+    if subject_position is not None:
+        raise UsageError(
+            f"{path}: the subject position can be corrected for ParaVision only, this is {kind}"
+        )
+    if kind == "nifti":
+        from srmri_data.formats import nifti
+
+        headers = nifti.read_headers(place, name=path)
+    else:
+        from srmri_data.formats import itk
+
+        if kind == "dicom":
+            return itk.read_dicom_headers(place, name=path, subject_type=subject_type)
+        headers = itk.read_headers(place, name=path)
+    if subject_type is not None:
+        raise UsageError(
+            f"{path}: a subject type can be given for ParaVision and DICOM only; "
+            f"{kind} states its world axes itself"
+        )
+    return headers
 
 
 def read_volume(
@@ -313,8 +329,8 @@ def read_volume(
         Frame group to number, from 1; needed for every group of several frames.
     dtype : {"float32", "stored"}
         Scanner units as float32, or the numbers on disk with their slope and
-        intercept kept apart. DICOM and RGB-free formats that scale while
-        decoding give float32 either way.
+        intercept kept apart. DICOM is scaled while it is decoded and gives
+        float32 either way.
 
     Returns
     -------
@@ -337,7 +353,7 @@ def read_volume(
             )
         header = headers[0]
     chosen = resolve_frame(header, frame)
-    with materialise(header.path, voxels=True) as (place, _):
+    with _readable(header.path), materialise(header.path, voxels=True) as (place, _):
         if header.format == "paravision":
             from srmri_data.formats import bruker
 
@@ -351,6 +367,21 @@ def read_volume(
         if header.format == "dicom":
             return itk.read_dicom_volume(place, header)
         return itk.read_volume(place, header, dtype=dtype)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what the operating system says into typed errors."""
+    try:
+        yield
+    except SrmriError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingInputError(f"{path}: {error.filename} vanished or is missing") from error
+    except OSError as error:
+        raise FormatError(f"{path}: can not be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise FormatError(f"{path}: does not fit into memory") from error
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -384,7 +415,7 @@ def _format_of_file(path: Path) -> str:
             return "dicom"
     raise FormatError(
         f"{path}: not an image format srmri reads",
-        hint="a ParaVision study, .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, DICOM, or a zip of these",
+        hint="it reads ParaVision, .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, DICOM, zips of these",
     )
 
 
@@ -400,11 +431,20 @@ def _format_of(place: Path) -> str:
 
 
 def _walk(root: Path) -> list[PurePosixPath]:
-    """Relative names of the files below `root`; links to folders are not followed."""
+    """Relative names of the files below `root`; links that lead out of it are left out."""
+    inside = root.resolve()
     found = []
     for folder, subfolders, files in os.walk(root):
-        relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        found += [relative / name for name in files if not name.startswith(".")]
+        place = Path(folder)
+        relative = PurePosixPath(place.relative_to(root).as_posix())
+        found += [
+            relative / name
+            for name in files
+            if not name.startswith(".")
+            and not (
+                (place / name).is_symlink() and not (place / name).resolve().is_relative_to(inside)
+            )
+        ]
         is_reco = not {"2dseq", "visu_pars"}.isdisjoint(files) and "pdata" not in subfolders
         if is_reco or len(relative.parts) >= _MAX_DEPTH:
             subfolders.clear()

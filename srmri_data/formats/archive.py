@@ -27,6 +27,7 @@ DEFLATE_RATIO = 1032
 """The most bytes one compressed byte of a deflate stream can stand for."""
 
 _ARCHIVE_SUFFIXES = (".zip", ".pvdatasets")
+_DICOM_SUFFIXES = (".dcm", ".ima")
 _MAX_EXTRACTED = 16 << 30
 _CHUNK = 1 << 20
 
@@ -147,8 +148,11 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
 def _belongs(filename: str, inner: PurePosixPath) -> bool:
     """Tell whether a member is a file of the image named `inner`."""
     name = PurePosixPath(filename)
+    is_dicom = name.suffix.lower() in _DICOM_SUFFIXES
     if name.parent == inner:
-        return name.name in ("2dseq", "visu_pars") or name.suffix.lower() in (".dcm", ".ima")
+        return is_dicom or name.name in ("2dseq", "visu_pars")
+    if inner.suffix.lower() in _DICOM_SUFFIXES:
+        return is_dicom and name.parent == inner.parent
     # A detached header is read together with the files of the same stem beside it.
     return name.parent == inner.parent and name.name.split(".")[0] == inner.name.split(".")[0]
 
@@ -188,7 +192,9 @@ def _extract(
                 left -= len(chunk)
                 copy.write(chunk)
     except (zipfile.BadZipFile, zlib.error) as error:
-        raise ChecksumError(f"{archive}: member {member.filename!r} is damaged ({error})") from error
+        raise ChecksumError(
+            f"{archive}: member {member.filename!r} is damaged ({error})"
+        ) from error
     except (EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise FormatError(f"{archive}: member {member.filename!r}: {error}") from error
     if left:

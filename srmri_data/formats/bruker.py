@@ -18,6 +18,8 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from srmri_data.errors import (
     UsageError,
 )
 from srmri_data.formats import ImageHeader, SubjectPosition, SubjectType, VoxelType
-from srmri_data.formats.streaming import check_scaling, read_planes
+from srmri_data.formats.streaming import check_scaling, noting_strange_values, read_planes
 from srmri_data.geometry import check_affine
 from srmri_data.safe_io import contained, read_bounded
 from srmri_data.types import Affine
@@ -180,15 +182,18 @@ def read_headers(
     parameters = _parameters(folder, name)
     layout = _layout(parameters, folder=folder, name=name)
     _check_data_size(folder, name, layout, data_bytes)
-    fields, warnings = _facts(parameters, layout, name)
+    with _typed_errors(name):
+        fields = _facts(parameters, layout, name)
+    warnings = []
 
     declared = fields.get("subject_type")
     if subject_type is not None:
         fields["subject_type"] = Sourced(subject_type, "override")
-    to_ras, frame_name, frame_warning = _subject_frame(
+    to_ras, frame_name, frame_warning = subject_frame(
         subject_type or (declared.value if declared else None)
     )
-    warnings += [frame_warning] if frame_warning else []
+    if frame_warning:
+        warnings.append(frame_warning)
     fields["world_frame"] = Sourced(
         frame_name,
         "override" if subject_type else "visu_pars:VisuSubjectType" if declared else "default",
@@ -283,15 +288,7 @@ def read_volume(
                 intercept=0.0 if stored else float(layout.intercept[index]),
                 path=header.path / "2dseq",
             )
-    provenance = header.provenance
-    if strange:
-        provenance = Provenance(
-            path=provenance.path,
-            format=provenance.format,
-            files=provenance.files,
-            fields=provenance.fields,
-            warnings=(*provenance.warnings, f"{strange} voxels are not finite"),
-        )
+    provenance = noting_strange_values(header.provenance, strange)
     slope = intercept = None
     if stored:
         depth = 1 if not layout.is_3d else layout.core[2]
@@ -388,10 +385,8 @@ def _parameters(folder: Path, name: Path) -> JCAMPDX:
     head = read_bounded(path, _MAX_HEADER_BYTES)
     if not head:
         raise TruncatedError(f"{name / 'visu_pars'} is empty")
-    try:
+    with _typed_errors(name):
         parameters = JCAMPDX(path)
-    except Exception as error:
-        raise FormatError(f"{name / 'visu_pars'}: not a parameter file ({error})") from error
     kept = {}
     for key in (_NUMBERS | _TEXTS) & parameters.params.keys():
         record = parameters.params[key]
@@ -431,17 +426,23 @@ def _unreasonable(size: str, value: str, *, is_text: bool) -> str:
     return ""
 
 
-def _layout(parameters: JCAMPDX, *, folder: Path, name: Path) -> _Layout:
-    """Interpret the header; every failure inside brukerapi becomes a typed error."""
+@contextmanager
+def _typed_errors(name: Path) -> Iterator[None]:
+    """Turn whatever interpreting a hostile header raises into a typed error."""
     try:
         with np.errstate(all="ignore"):
-            return _interpret(parameters, folder=folder, name=name)
+            yield
     except SrmriError:
         raise
     except Exception as error:
         raise FormatError(
             f"{name / 'visu_pars'}: can not be interpreted ({type(error).__name__}: {error})"
         ) from error
+
+
+def _layout(parameters: JCAMPDX, *, folder: Path, name: Path) -> _Layout:
+    with _typed_errors(name):
+        return _interpret(parameters, folder=folder, name=name)
 
 
 def _interpret(parameters: JCAMPDX, *, folder: Path, name: Path) -> _Layout:
@@ -533,7 +534,7 @@ def _geometry(
         atol=1e-3,
     ):
         raise AffineError(
-            f"{name}: VisuCoreOrientation is not a rotation, the affine would be singular or skewed",
+            f"{name}: VisuCoreOrientation is not a rotation: singular or skewed affine",
             hint="the header was edited by hand; convert from the original study",
         )
     extent = np.atleast_1d(np.asarray(dataset["VisuCoreExtent"].value, dtype=np.float64))
@@ -605,8 +606,23 @@ def _as_stored(target: NDArray[Any], layout: _Layout, index: int) -> NDArray[Any
     return np.swapaxes(target, one, other)
 
 
-def _subject_frame(subject_type: str | None) -> tuple[NDArray[np.float64], str, str]:
-    """Matrix from the DICOM frame to RAS, its name, and a warning where it is a guess."""
+def subject_frame(subject_type: str | None) -> tuple[NDArray[np.float64], str, str]:
+    """Choose the world frame of a subject.
+
+    Parameters
+    ----------
+    subject_type : str or None
+        ``VisuSubjectType``, or what the user says it should be.
+
+    Returns
+    -------
+    to_ras : (4, 4) ndarray
+        DICOM patient coordinates to RAS, both in mm.
+    name : str
+        ``rodent`` or ``patient``.
+    warning : str
+        Empty, or why the frame is only assumed.
+    """
     if subject_type in _FOUR_LEGS:
         return RODENT_TO_RAS, "rodent", ""
     if subject_type in _UPRIGHT:
@@ -615,8 +631,8 @@ def _subject_frame(subject_type: str | None) -> tuple[NDArray[np.float64], str, 
     return (
         PATIENT_TO_RAS,
         "patient",
-        f"the subject type {found}: the patient frame is assumed, in which coronal slices of a "
-        "prone or supine animal are called axial; give --subject-type Quadruped for a rodent",
+        f"the subject type {found}: the patient frame is assumed, where coronal slices of a "
+        "rodent are called axial; give --subject-type Quadruped if it is one",
     )
 
 
@@ -630,17 +646,14 @@ def _gap_warning(layout: _Layout, package: int, thickness: float | None) -> list
     return [f"{kind}: {thickness:g} mm thick, {distance:g} mm apart"]
 
 
-def _facts(
-    parameters: JCAMPDX, layout: _Layout, name: Path
-) -> tuple[dict[str, Sourced], list[str]]:
+def _facts(parameters: JCAMPDX, layout: _Layout, name: Path) -> dict[str, Sourced]:
     """Collect what the header says about the scan; a fact it does not state is left out."""
     facts: dict[str, Sourced] = {}
 
     def note(field: str, key: str) -> None:
-        try:
-            value = parameters.get_value(key)
-        except Exception as error:
-            raise FormatError(f"{name / 'visu_pars'}: {key} can not be read ({error})") from error
+        value = parameters.get_value(key)
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            value = None if not np.isfinite(value).all() else value
         value = value.tolist() if isinstance(value, np.ndarray) else value
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
@@ -684,6 +697,4 @@ def _facts(
         low, high = float(values.min()), float(values.max())
         kind = "one" if low == high else "per-frame"
         facts[field] = Sourced({"kind": kind, "min": low, "max": high}, f"visu_pars:{key}")
-    return facts, []
-
-
+    return facts

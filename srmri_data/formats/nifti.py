@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -30,12 +30,17 @@ from srmri_data.errors import (
 )
 from srmri_data.formats import ImageHeader, VoxelType
 from srmri_data.formats.archive import DEFLATE_RATIO
-from srmri_data.formats.streaming import ByteSource, check_scaling, read_planes
+from srmri_data.formats.streaming import (
+    ByteSource,
+    check_scaling,
+    noting_strange_values,
+    read_planes,
+)
 from srmri_data.geometry import apply_affine, check_affine
 from srmri_data.types import Affine
 from srmri_data.volumes import Provenance, Sourced, Volume
 
-_MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+_UNITS = {0: ("unknown", 1.0), 1: ("meter", 1000.0), 2: ("mm", 1.0), 3: ("micron", 0.001)}
 _EXTRA_DIMENSIONS = ("volume", "vector", "dim6", "dim7")
 _MAX_TRAILER = 64 << 20
 
@@ -73,15 +78,18 @@ def read_headers(place: Path, *, name: Path | None = None) -> list[ImageHeader]:
         raise FormatError(f"{name}: impossible matrix size {shape}")
     dtype = _voxel_dtype(raw, name)
     _check_size(data_path, int(raw["vox_offset"]) + math.prod(shape) * dtype.itemsize, name)
-    slope, intercept = _scaling(raw, name)
-
-    unit = raw.get_xyzt_units()[0]
+    with np.errstate(all="ignore"):
+        slope, intercept = _scaling(raw, name)
+        affine, source, doubt = _affine(raw, name)
+    code = int(raw["xyzt_units"]) & 7
+    if code not in _UNITS:
+        raise AffineError(f"{name}: unknown length unit (code {code})")
+    unit, mm_per_unit = _UNITS[code]
     warnings = []
     if unit == "unknown":
         warnings.append("the header does not name its length unit, mm is assumed")
-    affine, source, doubt = _affine(raw, name)
     warnings += doubt
-    affine[:3] *= _MM_PER_UNIT[unit]
+    affine[:3] *= mm_per_unit
     extra = dict(zip(_EXTRA_DIMENSIONS, shape[3:], strict=False))
     facts: dict[str, Any] = {
         "affine_source": (source, f"header:{source}_code"),
@@ -97,7 +105,7 @@ def read_headers(place: Path, *, name: Path | None = None) -> list[ImageHeader]:
     description = bytes(raw["descrip"]).split(b"\0")[0].decode("latin-1").strip()
     if description:
         facts["description"] = (description, "header:descrip")
-    stored = tuple(dict.fromkeys((name.with_name(p.name) for p in (header_path, data_path))))
+    stored = tuple(dict.fromkeys(name.with_name(p.name) for p in (header_path, data_path)))
     return [
         ImageHeader(
             path=name,
@@ -153,7 +161,8 @@ def read_volume(
     _check_size(data_path, int(raw["vox_offset"]) + math.prod(shape) * voxel.itemsize, header.path)
     if shape[:3] != header.shape:
         raise FormatError(f"{header.path}: changed since its header was read")
-    slope, intercept = _scaling(raw, header.path)
+    with np.errstate(all="ignore"):
+        slope, intercept = _scaling(raw, header.path)
     index, stride = 0, 1
     for group, count in zip(_EXTRA_DIMENSIONS, shape[3:], strict=False):
         index += stride * (frame.get(group, 1) - 1)
@@ -173,17 +182,9 @@ def read_volume(
             intercept=0.0 if stored else intercept,
             path=header.path,
         )
-        if data_path.suffix == ".gz":
+        if data_path.suffix.lower() == ".gz":
             drain(source, limit=volume_bytes * stride + _MAX_TRAILER, path=header.path)
-    provenance = header.provenance
-    if strange:
-        provenance = Provenance(
-            path=provenance.path,
-            format=provenance.format,
-            files=provenance.files,
-            fields=provenance.fields,
-            warnings=(*provenance.warnings, f"{strange} voxels are not finite"),
-        )
+    provenance = noting_strange_values(header.provenance, strange)
     depth = header.shape[2]
     return Volume(
         data,
@@ -252,15 +253,15 @@ def compressed_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path, name: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path, name: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed below, whatever wraps it
     except FileNotFoundError as error:
         raise MissingInputError(f"{name.with_name(path.name)}: no such file") from error
     with file, compressed_errors(name):
-        if path.suffix == ".gz":
+        if path.suffix.lower() == ".gz":
             with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
-                yield unpacked  # type: ignore[misc]
+                yield unpacked
         else:
             yield file
 
@@ -305,8 +306,8 @@ def _raw_header(place: Path, name: Path) -> tuple[Any, Path, Path]:
 
 def _voxel_dtype(raw: Any, name: Path) -> np.dtype[Any]:
     try:
-        dtype = np.dtype(raw.get_data_dtype())
-    except HeaderDataError as error:
+        dtype: np.dtype[Any] = np.dtype(raw.get_data_dtype())
+    except (HeaderDataError, KeyError) as error:
         raise FormatError(f"{name}: unknown voxel type ({error})") from error
     if dtype.kind not in "iuf" or dtype.itemsize not in (1, 2, 4, 8):
         raise FormatError(f"{name}: voxels of type {dtype}, expected one real number each")
@@ -325,7 +326,7 @@ def _check_size(data_path: Path, claimed: int, name: Path) -> None:
         size = os.stat(data_path).st_size
     except FileNotFoundError as error:
         raise MissingInputError(f"{name.with_name(data_path.name)}: no such file") from error
-    if data_path.suffix == ".gz":
+    if data_path.suffix.lower() == ".gz":
         if claimed > size * DEFLATE_RATIO:
             raise SizeLawError(
                 f"{name}: the header claims {claimed} bytes, "
@@ -344,8 +345,7 @@ def _affine(raw: Any, name: Path) -> tuple[Affine, str, list[str]]:
     qform = None
     if has_qform:
         try:
-            with np.errstate(all="ignore"):
-                qform = np.asarray(raw.get_qform(), dtype=np.float64)
+            qform = np.asarray(raw.get_qform(), dtype=np.float64)
         except (HeaderDataError, ValueError) as error:
             if not has_sform:
                 raise AffineError(f"{name}: invalid qform ({error})") from error

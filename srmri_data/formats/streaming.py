@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srmri_data.errors import FormatError, TruncatedError
+from srmri_data.volumes import Provenance
 
 _CHUNK = 4 << 20
 
@@ -17,7 +19,18 @@ class ByteSource(Protocol):
     """What is needed of a file: plain, gzip or zlib."""
 
     def readinto(self, buffer: Any, /) -> int | None:
-        """Fill a prefix of `buffer`, return its length, 0 at the end."""
+        """Fill a prefix of a buffer.
+
+        Parameters
+        ----------
+        buffer : memoryview
+            Writable bytes.
+
+        Returns
+        -------
+        int or None
+            How many bytes were filled, 0 at the end.
+        """
 
 
 def read_exactly(source: ByteSource, buffer: memoryview, *, path: Path) -> None:
@@ -93,7 +106,7 @@ def read_planes(
     for plane in range(planes):
         for first in range(0, columns, step):
             block = buffer[:, : min(step, columns - first)]
-            read_exactly(source, memoryview(block.reshape(-1, order="F")).cast("B"), path=path)
+            read_exactly(source, block.reshape(-1, order="F").view(np.uint8).data, path=path)
             out = target[:, first : first + block.shape[1], plane]
             with np.errstate(over="ignore", invalid="ignore"):
                 if scaled:
@@ -106,6 +119,27 @@ def read_planes(
             if out.dtype.kind == "f":
                 strange += out.size - int(np.count_nonzero(np.isfinite(out)))
     return strange
+
+
+def noting_strange_values(provenance: Provenance, count: int) -> Provenance:
+    """Add a warning about values that are not finite.
+
+    Parameters
+    ----------
+    provenance : Provenance
+        Of the volume that was read.
+    count : int
+        What `read_planes` counted.
+
+    Returns
+    -------
+    Provenance
+        With one more warning if there is anything to warn of.
+    """
+    if not count:
+        return provenance
+    warning = f"{count} voxels are not finite"
+    return replace(provenance, warnings=(*provenance.warnings, warning))
 
 
 def check_scaling(slope: float, intercept: float, *, path: Path) -> None:

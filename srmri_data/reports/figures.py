@@ -48,13 +48,13 @@ PALETTE: Mapping[str, Colour] = {
     "band": Colour("#c9d3de", "#4a5663"),
     "accept": Colour("#2f5d8c", "#7fb2e5"),
     "review": Colour("#b45f06", "#f0a840"),
-    "truth": Colour("#a01a58", "#ff8fc0"),
-    "pca": Colour("#0072b2", "#56b4e9"),
-    "lpips": Colour("#d55e00", "#f0945a"),
-    "ssim": Colour("#00805c", "#3fcf9f"),
+    "truth": Colour("#117733", "#5fd38d"),
+    "pca": Colour("#0072b2", "#2585f4"),
+    "lpips": Colour("#d55e00", "#f46d34"),
+    "ssim": Colour("#882255", "#fcc5dc"),
 }
-"""Chart colours; the voters' are Okabe and Ito's blue, vermillion and green, and every
-voter also has a marker of its own."""
+"""Chart colours. The voters' stay apart (CIELAB distance above 25) under protan, deutan and
+tritan vision; every voter also has a marker of its own."""
 
 # Nested marks: where voters agree, the small one lies inside the large one and all are seen.
 _MARKS: Mapping[str, Mapping[str, Any]] = {
@@ -184,17 +184,17 @@ def svg(chart: Chart, width: int) -> str:
     """
     buffer = io.StringIO()
     with _style(_PLACEHOLDERS, salt=f"{chart.name}-{width}"):
-        chart.draw(_PLACEHOLDERS, width).savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None}
-        )
+        figure = chart.draw(_PLACEHOLDERS, width)
+        _settle(figure)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     # matplotlib's style sheet speaks of every element of the page; the page's own replaces it.
     text = re.sub(r"<style .*?</style>", "", text, flags=re.S)
-    view_box = re.search(r'viewBox="[^"]+"', text)
-    assert view_box is not None, "matplotlib writes a viewBox"
-    text = re.sub(r"<svg[^>]*>", f'<svg {view_box[0]} aria-hidden="true">', text, count=1)
+    text = re.sub(
+        r'<svg[^>]*(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', text, count=1
+    )
     text = text.replace("xlink:href", "href")
     prefix = f"{chart.name}-{width}-"
     text = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}", text)
@@ -242,34 +242,53 @@ def mosaic_png(group: TileGroup, series: PairSeries, *, pixel_aspect: float) -> 
     per_row = min(3, len(group.tiles))
     lines = -(-len(group.tiles) // per_row)
     rows, cols = group.tiles[0].low_res.shape
-    side = _WIDE / 72 / 6
+    # One drawing area in units of an image's width; twelve of them would take ten times as long.
+    height = rows * pixel_aspect / cols
+    gap, head = 0.03, 0.16
+    across = per_row * (2 + 2 * gap) - gap
+    down = lines * (height + head) + head
     with _style(_LIGHT, salt=group.name):
-        figure = Figure(
-            figsize=(2 * side * per_row, (side * rows * pixel_aspect / cols + 0.35) * lines + 0.4),
-            layout="constrained",
-        )
-        figure.suptitle(group.title, x=0.01, ha="left", weight="bold")
-        panels = figure.subplots(lines, 2 * per_row, squeeze=False)
-        for panel in panels.flat:
-            panel.set_axis_off()
+        inches = _WIDE / 72 * per_row / 3
+        figure = Figure(figsize=(inches, inches * down / across))
+        axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+        axes.set_axis_off()
+        axes.text(0, 0.4 * head, group.title, weight="bold", size=14, va="center")
         for i, tile in enumerate(group.tiles):
-            left, right = panels[i // per_row, 2 * (i % per_row) : 2 * (i % per_row) + 2]
-            box = (0, cols, rows * pixel_aspect, 0)
-            left.imshow(tile.low_res, cmap="gray", vmin=0, vmax=1, extent=box)
-            left.set_title(f"LR {series.low_res_slice[tile.row]:.0f}", loc="left")
-            if tile.high_res is None:
-                right.text(0.5, 0.5, "no HR partner", ha="center", transform=right.transAxes)
+            left = (i % per_row) * (2 + 2 * gap)
+            top = head + (i // per_row) * (height + head) + head
+            state = "" if series.paired[tile.row] else " (review)"
+            pictures = [(f"LR {series.low_res_slice[tile.row]:.0f}", tile.low_res)]
+            if tile.high_res is not None:
+                label = f"HR {series.high_res_slice[tile.row]:.0f}{state}"
+                pictures.append((label, tile.high_res))
             else:
-                right.imshow(tile.high_res, cmap="gray", vmin=0, vmax=1, extent=box)
-                state = "" if series.paired[tile.row] else " (review)"
-                right.set_title(f"HR {series.high_res_slice[tile.row]:.0f}{state}", loc="left")
+                axes.text(left + 1 + gap, top - 0.3 * head, "no HR partner", va="center")
+            for k, (label, picture) in enumerate(pictures):
+                start = left + k * (1 + gap / 2)
+                axes.text(start, top - 0.3 * head, label, va="center")
+                axes.imshow(
+                    picture, cmap="gray", vmin=0, vmax=1,
+                    extent=(start, start + 1, top + height, top),
+                )  # fmt: skip
+        axes.set_aspect("auto")
+        axes.set_xlim(0, across)
+        axes.set_ylim(down, 0)
         return _png_bytes(figure)
 
 
 def _png_bytes(figure: Figure) -> bytes:
     buffer = io.BytesIO()
+    _settle(figure)
     figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out now: savefig would draw it once more only to do that."""
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+    figure.set_layout_engine("none")
 
 
 def _style(palette: Palette, *, salt: str) -> AbstractContextManager[Any]:
@@ -318,10 +337,10 @@ def _style(palette: Palette, *, salt: str) -> AbstractContextManager[Any]:
 
 def _figure(width: int, height: int) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-    figure.get_layout_engine().set(w_pad=6 / 72, h_pad=6 / 72)  # type: ignore[union-attr]
-    return figure
+    layout = ConstrainedLayoutEngine(w_pad=6 / 72, h_pad=6 / 72)
+    return Figure(figsize=(width / 72, height / 72), layout=layout)
 
 
 def _draw_correspondence(
@@ -354,7 +373,7 @@ def _draw_correspondence(
         )  # fmt: skip
 
     beyond = 0
-    shrink = float(np.clip(np.sqrt(100 / len(slices)), 0.4, 1.0)) * (0.8 if narrow else 1.0)
+    shrink = float(np.clip(np.sqrt(100 / len(slices)), 0.6, 1.0)) * (0.8 if narrow else 1.0)
     for name, vote in series.votes.items():
         mark = {"color": palette[name], "mec": palette[name], "ls": "none", **_MARKS[name]}
         mark["ms"] *= shrink
@@ -516,7 +535,7 @@ def _draw_errors(series: PairSeries, palette: Palette, width: int) -> Figure:
     clipped = np.clip(error, edges[0], edges[-1])
     _stacked(axes, clipped, kept, edges, series, palette)
     figure.legend(loc="outside lower left", ncols=3 if width > _NARROW else 2)
-    ticks = np.arange(-reach, reach + 1)
+    ticks = list(range(-reach, reach + 1))
     labels = [_minus(tick) for tick in ticks]
     if (np.abs(error[kept]) > reach + 0.5).any():
         labels[0], labels[-1] = f"\u2264 {labels[0]}", f"\u2265 {labels[-1]}"
@@ -564,16 +583,21 @@ def _draw_distances(
     from matplotlib.colors import LinearSegmentedColormap
 
     # One hue, readable beside both page colours; the picks are its complement.
-    colours = LinearSegmentedColormap.from_list("valley", ["#08203f", "#2f5d8c", "#86a9cb", "#d5e0ea"])
+    colours = LinearSegmentedColormap.from_list(
+        "valley", ["#08203f", "#2f5d8c", "#86a9cb", "#d5e0ea"]
+    )
     stacked = width < _WIDE
     figure = _figure(width, 270 * len(maps) if stacked else 400)
     shape = (len(maps), 1) if stacked else (1, len(maps))
     panels = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (name, (picture, edges)) in zip(panels, maps.items(), strict=True):
+        left, right, bottom, top = edges
+        thinned, across, up = _thinned(picture)
         mesh = axes.imshow(
-            picture, extent=edges, origin="lower", aspect="auto", interpolation="none",
-            cmap=colours, vmin=0, vmax=1,
+            thinned, extent=(left, left + across, bottom, bottom + up), origin="lower",
+            aspect="auto", interpolation="none", cmap=colours, vmin=0, vmax=1,
         )  # fmt: skip
+        axes.set(xlim=(left, right), ylim=(bottom, top))
         axes.plot(
             series.low_res_slice, series.votes[name], ls="none", marker="o", ms=2.2, mew=0,
             color="#ffb000",
@@ -590,8 +614,23 @@ def _draw_distances(
         mesh, ax=list(panels), location="bottom", aspect=40, shrink=0.6, pad=0.02, ticks=[0, 1]
     )
     bar.ax.set_xticklabels(["best", "median or worse"])
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
+
+
+def _thinned(picture: np.ndarray, most: int = 320) -> tuple[np.ndarray, int, int]:
+    """Reduce a map to what a screen shows, by the best candidate of each block of slices.
+
+    Returns the picture, and how many columns and rows it stands for.
+    """
+    high, wide = (-(-size // most) for size in picture.shape)
+    rows, cols = (
+        -(-size // step) * step for size, step in zip(picture.shape, (high, wide), strict=True)
+    )
+    padded = np.full((rows, cols), np.nan)
+    padded[: picture.shape[0], : picture.shape[1]] = picture
+    blocks = padded.reshape(rows // high, high, cols // wide, wide)
+    return np.fmin.reduce(np.fmin.reduce(blocks, axis=3), axis=1), cols, rows
 
 
 def _minus(number: int) -> str:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Int64
 
 from srmri_data.reports.series import PairFloats, PairSeries, ReportInputs
 
 Image = Float32[np.ndarray, "row col"]
+HighResImage = Float32[np.ndarray, "high_row high_col"]
+Rows = Int64[np.ndarray, " chosen"]
 
 _EDGES = (560, 480, 400, 320, 240, 160)
 """Longest side of a picture in pixels: the first that fits the byte budget is used."""
@@ -34,7 +36,7 @@ class Tile:
     row: int
     why: str
     low_res: Image
-    high_res: Image | None
+    high_res: HighResImage | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ def tile_groups(inputs: ReportInputs, series: PairSeries, *, count: int = 6) -> 
             "random",
             "Random pairs",
             "A fair sample of all slices: this is what a typical pair looks like.",
-            _tiles(inputs, series, {int(row): "random pick" for row in random}),
+            _tiles(inputs, series, {int(row): "random" for row in random}),
         ),
         TileGroup(
             "worst",
@@ -104,7 +106,7 @@ def tile_groups(inputs: ReportInputs, series: PairSeries, *, count: int = 6) -> 
     return [group for group in shown if group.tiles]
 
 
-def png_images(images: Sequence[Image], *, max_bytes: int = 3_600_000) -> list[bytes]:
+def png_images(images: Sequence[Image], *, max_bytes: int) -> list[bytes]:
     """Encode pictures as 8-bit grey PNG, small enough to travel together.
 
     Parameters
@@ -128,7 +130,7 @@ def png_images(images: Sequence[Image], *, max_bytes: int = 3_600_000) -> list[b
     return encoded
 
 
-def _worst(series: PairSeries, usable: np.ndarray, count: int) -> dict[int, str]:
+def _worst(series: PairSeries, usable: Rows, count: int) -> dict[int, str]:
     residual = series.residual_um(series.position)
     if np.isfinite(residual[usable]).any():
         residual = residual - np.nanmedian(residual[usable])
@@ -150,17 +152,18 @@ def _worst(series: PairSeries, usable: np.ndarray, count: int) -> dict[int, str]
 
 
 def _disagreeing(
-    series: PairSeries, usable: np.ndarray, count: int, *, shown: set[int]
+    series: PairSeries, usable: Rows, count: int, *, shown: set[int]
 ) -> dict[int, str]:
     split = usable[series.n_votes[usable] < len(series.votes)]
     rows = [int(row) for row in _ordered(-series.spread, split) if int(row) not in shown]
     return {row: f"votes {series.spread[row]:.0f} HR slices apart" for row in rows[:count]}
 
 
-def _ordered(values: PairFloats, rows: np.ndarray) -> np.ndarray:
+def _ordered(values: PairFloats, rows: Rows) -> Rows:
     """Rows by ascending value, those without a value left out."""
-    finite = rows[np.isfinite(values[rows])]
-    return finite[np.argsort(values[finite], kind="stable")]
+    finite: Rows = rows[np.isfinite(values[rows])]
+    ordered: Rows = finite[np.argsort(values[finite], kind="stable")]
+    return ordered
 
 
 def _tiles(inputs: ReportInputs, series: PairSeries, rows: dict[int, str]) -> list[Tile]:
@@ -172,15 +175,15 @@ def _tiles(inputs: ReportInputs, series: PairSeries, rows: dict[int, str]) -> li
     return tiles
 
 
-def _png(image: Float32[np.ndarray, "row col"] | Float64[np.ndarray, "row col"], edge: int) -> bytes:
-    from PIL import Image as pillow
+def _png(image: Image, edge: int) -> bytes:
+    import PIL.Image
 
-    picture = pillow.fromarray(np.nan_to_num(image).astype(np.float32))
+    picture = PIL.Image.fromarray(np.nan_to_num(image).astype(np.float32))
     longest = max(picture.size)
     if longest > edge:
         width, height = (max(1, round(side * edge / longest)) for side in picture.size)
-        picture = picture.resize((width, height), pillow.Resampling.LANCZOS)
+        picture = picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
     grey = np.rint(np.clip(np.asarray(picture), 0.0, 1.0) * 255).astype(np.uint8)
     buffer = io.BytesIO()
-    pillow.fromarray(grey).save(buffer, format="PNG", optimize=True)
+    PIL.Image.fromarray(grey).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -17,28 +17,34 @@ from srmri_data.reports.series import (
     VOTERS,
     PairSeries,
     ReportInputs,
+    agreement,
     error_table,
     pair_series,
 )
 
+_PAGE_BYTES = 5_500_000
+"""Size the page is kept below, so that it can be mailed and opens at once."""
+
 _MISSING = "\u2013"
-_TABLE_COLUMNS = {
-    "lr_slice": "LR slice",
-    "hr_slice": "HR slice",
-    "hr_position": "HR position",
-    "offset_um": "Offset, µm",
-    "vote_pca": "PCA",
-    "vote_lpips": "LPIPS",
-    "vote_ssim": "SSIM",
-    "n_votes": "Votes",
-    "spread": "Spread",
-    "margin": "Margin",
-    "confidence": "Confidence",
-    "truth_position": "Truth",
-    "error_slices": "Error, slices",
-    "status": "Status",
-    "reason": "Reason",
+_TABLE_COLUMNS: Mapping[str, tuple[str, int]] = {
+    "lr_slice": ("LR slice", 0),
+    "hr_slice": ("HR slice", 0),
+    "hr_position": ("HR position", 2),
+    "offset_um": ("Offset, µm", 1),
+    "vote_pca": ("PCA", 0),
+    "vote_lpips": ("LPIPS", 0),
+    "vote_ssim": ("SSIM", 0),
+    "n_votes": ("Votes", 0),
+    "spread": ("Spread", 1),
+    "margin": ("Margin", 3),
+    "confidence": ("Confidence", 3),
+    "truth_position": ("Truth", 2),
+    "error_slices": ("Error, slices", 2),
+    "status": ("Status", 0),
+    "reason": ("Reason", 0),
 }
+"""Columns of the pair table: heading, and digits behind the point."""
+
 _SETTINGS = {
     "method": "Method",
     "plane": "Plane",
@@ -48,7 +54,8 @@ _SETTINGS = {
     "geometry": "HR slice by geometry",
     "seconds": "Time taken",
 }
-_SCAN_UNITS = {"spacing": "mm", "spacing_mm": "", "fov": "mm"}
+_UNITS = {"mm": " mm", "um": " µm"}
+"""Endings of names in the summary that are units."""
 
 
 class Key(NamedTuple):
@@ -84,9 +91,9 @@ def write_report(run_dir: Path, inputs: ReportInputs) -> Path:
     """
     run_dir = Path(run_dir)
     series = pair_series(inputs)
-    charts = run_charts(series, inputs.votes, estimated_offset_um=_estimated_offset_um(inputs))
+    charts = _charts(inputs, series)
     groups = tile_groups(inputs, series)
-    page = _render(_context(run_dir, inputs, series, charts, groups))
+    page = _render(_context(inputs, series, charts, groups, name=run_dir.name))
     for chart in charts.values():
         _write_bytes(run_dir / "figures" / f"{chart.name}.png", png(chart))
     for group in groups:
@@ -94,6 +101,30 @@ def write_report(run_dir: Path, inputs: ReportInputs) -> Path:
         _write_bytes(run_dir / "figures" / f"mosaic_{group.name}.png", picture)
     safe_io.write_text(run_dir / "index.html", page)
     return run_dir / "index.html"
+
+
+def render_page(inputs: ReportInputs, *, name: str) -> str:
+    """Build the page of a run without writing anything.
+
+    Parameters
+    ----------
+    inputs : ReportInputs
+        What the run found.
+    name : str
+        Name of the run where the summary gives none.
+
+    Returns
+    -------
+    str
+        A complete HTML document.
+    """
+    series = pair_series(inputs)
+    groups = tile_groups(inputs, series)
+    return _render(_context(inputs, series, _charts(inputs, series), groups, name=name))
+
+
+def _charts(inputs: ReportInputs, series: PairSeries) -> dict[str, Chart]:
+    return run_charts(series, inputs.votes, estimated_offset_um=_estimated_offset_um(inputs))
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
@@ -115,22 +146,30 @@ def _render(context: Mapping[str, Any]) -> str:
 
 
 def _context(
-    run_dir: Path,
     inputs: ReportInputs,
     series: PairSeries,
     charts: Mapping[str, Chart],
     groups: Sequence[TileGroup],
+    *,
+    name: str,
 ) -> dict[str, Any]:
     from markupsafe import Markup
 
     summary = inputs.summary
     checks = sorted(summary.get("checks") or [], key=lambda check: check.get("level") == "ok")
-    run = str(summary.get("run") or run_dir.name)
+    run = str(summary.get("run") or name)
+    columns = [
+        name for name in _TABLE_COLUMNS if name in inputs.pairs and inputs.pairs[name].notna().any()
+    ]
     # The drawings are ours and hold no text from outside: the only markup that is not escaped.
     drawings = {
         name: [Markup(svg(chart, width)) for width in chart.widths]  # noqa: S704
         for name, chart in charts.items()
     }
+    rows = _table(inputs, columns)
+    # base64 makes four bytes of three; every cell of the table comes with its tags.
+    room = _PAGE_BYTES - sum(len(text) for texts in drawings.values() for text in texts)
+    room -= sum(len(cell) + 12 for row in rows for cell in row)
     return {
         "palette": PALETTE,
         "run": run,
@@ -144,20 +183,16 @@ def _context(
         "checks": checks,
         "warnings": sum(check.get("level") != "ok" for check in checks),
         "charts": {name: (charts[name], drawings[name]) for name in charts},
-        "spacing_um": inputs.slice_spacing_um,
         "residual_note": _residual_note(series),
         "errors": error_table(series) if series.has_truth else [],
         "wrongly_accepted": summary.get("wrongly_accepted"),
-        "groups": _tile_views(inputs, series, groups),
-        "voters": list(series.votes),
-        "voter_labels": VOTERS,
+        "groups": _tile_views(inputs, series, groups, max_bytes=room * 3 // 4),
         "settings": _settings(summary),
         "scans": _scans(summary),
         "versions": _flat(summary.get("versions") or {}),
         "command": _plain(summary["command"]) if summary.get("command") else "",
-        "columns": [c for c in _TABLE_COLUMNS if c in inputs.pairs],
-        "column_labels": _TABLE_COLUMNS,
-        "rows": _table(inputs),
+        "columns": [(name, _TABLE_COLUMNS[name][0]) for name in columns],
+        "rows": rows,
     }
 
 
@@ -173,22 +208,25 @@ def _subtitle(summary: Mapping[str, Any]) -> str:
 
 
 def _keys(summary: Mapping[str, Any], series: PairSeries) -> list[Key]:
-    judged = int((~series.empty).sum())
+    judged = ~series.empty
     keys = []
-    for name, label in (("unanimous", "Unanimous"), ("within_1", "Votes within 1 slice")):
-        if summary.get(name) is not None and len(series.votes) > 1:
-            count = int(summary[name])
-            share = f"{_percent(count / judged)} of slices with signal" if judged else ""
-            keys.append(Key(label, str(count), share))
+    levels = agreement(series)
+    if levels and judged.any():
+        # Counted here, not taken from the summary: the chart leaves near-empty slices out too.
+        close = int(np.sum(series.spread[judged] <= 1))
+        for label, count in (("Unanimous", levels[0][1]), ("Votes within 1 slice", close)):
+            share = _percent(count / int(judged.sum()))
+            keys.append(Key(label, str(count), f"{share} of slices with signal"))
     residual = series.residual_um(series.position)[series.paired]
     residual = residual[np.isfinite(residual)]
     if residual.size:
         middle = float(np.median(residual))
+        within = np.percentile(np.abs(residual - middle), 90)
         keys.append(
             Key(
                 "Median offset",
                 f"{_signed(middle, 0)} µm",
-                f"to geometry; 90\u00a0% within ± {np.percentile(np.abs(residual - middle), 90):.0f} µm",
+                f"to geometry; 90\u00a0% within ± {within:.0f} µm",
             )
         )
     if summary.get("exact") is not None:
@@ -227,11 +265,11 @@ def _residual_note(series: PairSeries) -> str:
 
 
 def _tile_views(
-    inputs: ReportInputs, series: PairSeries, groups: Sequence[TileGroup]
+    inputs: ReportInputs, series: PairSeries, groups: Sequence[TileGroup], *, max_bytes: int
 ) -> list[dict[str, Any]]:
     tiles = [tile for group in groups for tile in group.tiles]
     pictures = [p for tile in tiles for p in (tile.low_res, tile.high_res) if p is not None]
-    encoded = iter([_data_uri(image) for image in png_images(pictures)])
+    encoded = iter([_data_uri(image) for image in png_images(pictures, max_bytes=max_bytes)])
     reasons = inputs.pairs["reason"].tolist() if "reason" in inputs.pairs else []
     views = []
     for group in groups:
@@ -261,21 +299,17 @@ def _tile_views(
     return views
 
 
-def _table(inputs: ReportInputs) -> list[list[str]]:
-    columns = [
-        [_cell(value) for value in inputs.pairs[name].tolist()]
-        for name in _TABLE_COLUMNS
-        if name in inputs.pairs
+def _table(inputs: ReportInputs, columns: Sequence[str]) -> list[list[str]]:
+    cells = [
+        [
+            _number(float(value), _TABLE_COLUMNS[name][1])
+            if isinstance(value, int | float)
+            else _plain(value)
+            for value in inputs.pairs[name].tolist()
+        ]
+        for name in columns
     ]
-    return [list(row) for row in zip(*columns, strict=True)]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        if np.isfinite(value) and value == round(value):
-            return _number(value, 0)
-        return _number(value, 3)
-    return _plain(value)
+    return [list(row) for row in zip(*cells, strict=True)]
 
 
 def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -288,6 +322,8 @@ def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             value = _line(value)
         elif name == "voters":
             value = ", ".join(VOTERS.get(v, str(v)) for v in value)
+        elif name == "voxel_ratio" and isinstance(value, list | tuple):
+            value = " \u00d7 ".join(_plain(entry) for entry in value)
         elif name == "seconds":
             minutes, seconds = divmod(float(value), 60)
             value = f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"
@@ -317,18 +353,28 @@ def _scans(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Facts of the two scans side by side, in the order they are first named."""
     low_res, high_res = summary.get("lr") or {}, summary.get("hr") or {}
 
-    def fact(scan: Mapping[str, Any], name: str) -> str:
-        if scan.get(name) is None:
-            return _MISSING
-        value, unit = scan[name], _SCAN_UNITS.get(name, "")
-        if isinstance(value, list | tuple) and value and name != "path":
-            value = " × ".join(_plain(v) for v in value)
-        return f"{_plain(value)} {unit}".strip()
+    def fact(name: str, value: Any) -> str:
+        if name == "window":
+            return ", ".join(
+                f"{axis} {start}\u2013{stop - 1}" for axis, (start, stop) in value.items()
+            )
+        if isinstance(value, list | tuple):
+            value = " \u00d7 ".join(_plain(entry) for entry in value)
+        return _plain(value) + _UNITS.get(name.rpartition("_")[2], "")
 
-    return [
-        (name.replace("_", " ").capitalize(), fact(low_res, name), fact(high_res, name))
-        for name in dict.fromkeys([*low_res, *high_res])
-    ]
+    rows = []
+    for name in dict.fromkeys([*low_res, *high_res]):
+        # A matrix says nothing to a reader; it is in summary.json.
+        if name == "to_voxel":
+            continue
+        stem, _, unit = name.rpartition("_")
+        label = (stem if unit in _UNITS else name).replace("_", " ").capitalize()
+        low, high = (
+            _MISSING if scan.get(name) is None else fact(name, scan[name])
+            for scan in (low_res, high_res)
+        )
+        rows.append((label, low, high))
+    return rows
 
 
 def _flat(table: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -57,7 +57,7 @@ class ReportInputs:
     pairs: pd.DataFrame
     votes: pd.DataFrame
     low_res: SliceArray
-    high_res_slice: Callable[[int], Float32[np.ndarray, "row col"]]
+    high_res_slice: Callable[[int], Float32[np.ndarray, "high_row high_col"]]
     slice_spacing_um: tuple[float, float]
     pixel_aspect: float
     seed: int = 0
@@ -120,7 +120,8 @@ class PairSeries:
         (n,) ndarray
             Distance in µm, positive towards higher HR slice numbers.
         """
-        return (position - self.expected) * self.high_res_um
+        residual: PairFloats = (position - self.expected) * self.high_res_um
+        return residual
 
 
 class PairwiseAgreement(NamedTuple):
@@ -136,7 +137,7 @@ class ErrorRow(NamedTuple):
     """Errors of one source of positions against the truth; shares in [0, 1]."""
 
     source: str
-    count: int
+    slices: int
     exact: float
     within_1: float
     mae_um: float
@@ -306,9 +307,7 @@ def distance_maps(
         if low_res.size == 0:
             continue
         left, bottom = int(low_res.min()), int(high_res.min())
-        picture = np.full(
-            (int(high_res.max()) - bottom + 1, int(low_res.max()) - left + 1), np.nan
-        )
+        picture = np.full((int(high_res.max()) - bottom + 1, int(low_res.max()) - left + 1), np.nan)
         picture[high_res - bottom, low_res - left] = _floats(mine, "distance")
         compared = np.isfinite(picture).any(axis=0)
         column = picture[:, compared]

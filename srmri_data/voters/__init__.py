@@ -51,7 +51,11 @@ VOTERS: dict[str, Voter] = {
 
 
 def voter_settings(
-    names: Iterable[str], *, n_images: int, trunk: Path | None = None
+    names: Iterable[str],
+    *,
+    n_images: int,
+    n_components: int | None = None,
+    trunk: Path | None = None,
 ) -> dict[str, Settings]:
     """Describe the voters of a run so that it can be repeated.
 
@@ -61,6 +65,8 @@ def voter_settings(
         Keys of `VOTERS`.
     n_images : int
         LR and HR slices together.
+    n_components : int, optional
+        The number of components given to the PCA voter.
     trunk : Path, optional
         The trunk given to the LPIPS voter.
 
@@ -77,7 +83,7 @@ def voter_settings(
 
     def of_pca() -> Settings:
         return {
-            "n_components": pca.default_components(n_images),
+            "n_components": n_components or pca.default_components(n_images),
             "svd_solver": pca.SVD_SOLVER,
             "scikit-learn": version("scikit-learn"),
         }

@@ -153,9 +153,12 @@ def lpips_model(trunk: Path | None = None) -> Any:
             "reinstall the package lpips",
         )
     with warnings.catch_warnings():
-        # lpips 0.1.4 still says `pretrained=` to torchvision, which renamed it.
+        # lpips 0.1.4 still says `pretrained=` to torchvision, which renamed it and says so.
         warnings.filterwarnings(
-            "ignore", category=UserWarning, module=r"torchvision\.models\._utils"
+            "ignore",
+            message=".*deprecated since 0.13",
+            category=UserWarning,
+            module=r"torchvision\.models\._utils",
         )
         # `pnet_rand` builds the trunk without a download; every weight is replaced below.
         model = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)

@@ -12,8 +12,8 @@ MAX_COMPONENTS = 50
 """Components kept when there are enough slices."""
 
 SVD_SOLVER = "full"
-"""Exact. The randomized solver scikit-learn would choose changes with its seed, and the
-covariance solver needs a (pixels, pixels) matrix."""
+"""Exact. The randomized solver scikit-learn chooses for large slices depends on a seed, and its
+errors are large enough to change votes."""
 
 
 def default_components(n_images: int) -> int:
@@ -62,7 +62,10 @@ def pca_distances(
 
     Notes
     -----
-    The full singular value decomposition is used: the same slices give the same distances.
+    The decomposition is exact: the same slices give the same distances. The n slices span at most
+    n of the many pixel dimensions, so they are first expressed in an orthonormal basis of that
+    span (the R of a QR decomposition). This changes no inner product, hence neither components
+    nor distances, and leaves an (n, n) matrix to the PCA.
 
     References
     ----------
@@ -80,13 +83,16 @@ def pca_distances(
             f"choose 1 to {min(n_images, n_pixels)} components",
         )
 
+    from scipy.linalg import qr
     from scipy.spatial.distance import cdist
     from sklearn.decomposition import PCA
 
     images = np.concatenate([low_res, high_res]).reshape(n_images, n_pixels)
+    if n_pixels > n_images:
+        # `images` is our own copy and may be overwritten; "raw" does not form the large Q.
+        images = qr(images.T, mode="raw", overwrite_a=True, check_finite=False)[1].T
     # Slices that are all equal have no variance to explain; their distances, 0, are still right.
     with np.errstate(divide="ignore", invalid="ignore"):
-        # `images` is our own copy: letting PCA centre it in place halves the memory.
-        scores = PCA(n_components, svd_solver=SVD_SOLVER, copy=False).fit_transform(images)
+        scores = PCA(n_components, svd_solver=SVD_SOLVER).fit_transform(images)
     distances = cdist(scores[: len(low_res)], scores[len(low_res) :])
     return distances.astype(np.float32)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
-import struct
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from srmri_data.reports import ReportInputs, write_report
-from srmri_data.reports.figures import PALETTE, Colour, run_charts, svg
+from srmri_data.reports import ReportInputs, render_page, write_report
+from srmri_data.reports.figures import PALETTE, run_charts, svg
 from srmri_data.reports.mosaic import png_images, tile_groups
 from srmri_data.reports.series import (
     agreement,
@@ -37,7 +39,8 @@ def brain_slice(position: float, rows: int, cols: int) -> np.ndarray:
     angle = np.arctan2(y, x)
     folds = np.sin(7 * angle + 9 * position) * np.cos(11 * radius + 14 * position)
     texture = np.sin(26 * x + 40 * position) * np.sin(31 * y - 17 * position)
-    ventricle = np.exp(-(((np.abs(x + 0.03) - 0.16 - 0.2 * position) / 0.06) ** 2) - (y / 0.22) ** 2)
+    beside = (np.abs(x + 0.03) - 0.16 - 0.2 * position) / 0.06
+    ventricle = np.exp(-(beside**2) - (y / 0.22) ** 2)
     vessel = np.exp(-(((x - 0.4 + position / 2) ** 2 + (y + 0.2) ** 2) / 0.0012))
     image = 0.5 + 0.22 * cortex + 0.08 * folds + 0.05 * texture + 0.35 * ventricle - 0.4 * vessel
     return (image * edge).astype(np.float32)
@@ -51,6 +54,7 @@ def make_inputs(
     voters: tuple[str, ...] = ALL_VOTERS,
     truth: bool = True,
     all_review: bool = False,
+    no_partner: bool = False,
     offset: float = 1.2,
     n_empty: int = 0,
     seed: int = 3,
@@ -89,7 +93,7 @@ def make_inputs(
     auto = (n_votes >= min(2, len(voters))) & (spread <= 4) & ~empty & (not all_review)
     margin = np.clip(generator.gamma(3, 0.05, n) / (1 + 0.3 * spread), 0, 1)
     hr_slice = pd.array(np.where(empty, 0, np.rint(decided)).astype(int), dtype="Int64")
-    hr_slice[empty] = pd.NA
+    hr_slice[empty | no_partner] = pd.NA
     pairs = pd.DataFrame(
         {
             "lr_slice": low,
@@ -122,8 +126,8 @@ def make_inputs(
         "n_lr": n,
         "n_hr": int(high.size),
         "n_pairs": int(auto.sum()),
-        "unanimous": int((n_votes == len(voters)).sum()),
-        "within_1": int((spread <= 1).sum()),
+        "unanimous": int((n_votes == len(voters))[~empty].sum()),
+        "within_1": int((spread <= 1)[~empty].sum()),
         "queued": int((~auto & ~empty).sum()),
         "seconds": 134.2,
         "voxel_ratio": [2.0, 2.0, 2.0],
@@ -131,30 +135,33 @@ def make_inputs(
         "lr": {
             "path": "/scans/m07_20240611/12/pdata/1",
             "shape": [shape[1], shape[0], n + 2 * trim],
-            "spacing": [0.05, 0.05, 0.05],
+            "spacing_mm": [0.05, 0.05, 0.05],
             "orientation": "RAS",
             "slices_total": n + 2 * trim,
+            "slice_spacing_um": 50.0,
+            "window": {"slices": [trim, n + trim], "rows": [0, shape[0]], "cols": [0, shape[1]]},
+            "to_voxel": np.eye(4).tolist(),
         },
         "hr": {
             "path": "/scans/m07_20240611/9/pdata/1",
             "shape": [2 * shape[1], 2 * shape[0], 2 * (n + 2 * trim)],
-            "spacing": [0.025, 0.025, 0.025],
+            "spacing_mm": [0.025, 0.025, 0.025],
             "orientation": "RAS",
             "slices_total": 2 * (n + 2 * trim),
         },
         "checks": [
-            {"name": "Voxel ratio", "level": "ok", "text": "2 × 2 × 2, as expected of 50 µm and 25 µm."},
-            {"name": "Orientation", "level": "ok", "text": "Both RAS; the planes are parallel to 0.00°."},
+            {"name": "Voxel ratio", "level": "ok", "text": "2 × 2 × 2, as expected."},
+            {"name": "Orientation", "level": "ok", "text": "Both RAS; planes parallel."},
             {
                 "name": "Offset",
                 "level": "warning",
-                "text": "The votes ask for 30 µm more than the headers say: the animal may have moved "
-                "between the scans.",
+                "text": "The votes ask for 30 µm more than the headers say: the animal may "
+                "have moved between the scans.",
             },
             {"name": "Contrast", "level": "ok", "text": "Correlation of the histograms 0.97."},
         ],
         "versions": {"srmri": "0.1.0", "numpy": "2.4.6", "torch": "2.9.0", "python": "3.11.2"},
-        "command": "srmri pair --lr /scans/m07/12 --hr /scans/m07/9 --plane acquired --method paper",
+        "command": "srmri pair --lr /scans/m07/12 --hr /scans/m07/9 --method paper",
     }
     if truth:
         error = np.where(empty, np.nan, decided - true)
@@ -186,3 +193,427 @@ def make_inputs(
         slice_spacing_um=(50.0, 25.0),
         pixel_aspect=1.0,
     )
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements, ids, links, nesting."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def attributes(self, name: str) -> list[str]:
+        return [
+            value or "" for _, attrs in self.elements for key, value in attrs.items() if key == name
+        ]
+
+
+def assert_self_contained(text: str) -> Page:
+    """Check that a page is well formed and asks for nothing outside itself."""
+    page = Page(text)
+    assert page.open == []
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & {
+        t for t, _ in page.elements
+    }
+    references = page.attributes("src") + page.attributes("href") + page.attributes("srcset")
+    assert all(reference.startswith(("data:image/png;base64,", "#")) for reference in references)
+    assert not [key for _, attrs in page.elements for key in attrs if key.startswith("on")]
+    assert not re.search(r"url\((?![\"']?#)|@import", text)
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    targets = {reference[1:] for reference in references if reference.startswith("#")}
+    named = {i for name in ("aria-labelledby",) for i in page.attributes(name)}
+    assert targets | named <= set(ids)
+    policies = [a["content"] for t, a in page.elements if t == "meta" and "http-equiv" in a]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    return page
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReportInputs]:
+    """One written report with everything a run can have."""
+    folder = tmp_path_factory.mktemp("run")
+    inputs = make_inputs(n=40, n_empty=3)
+    assert write_report(folder, inputs) == folder / "index.html"
+    return folder, inputs
+
+
+def test_every_figure_is_written_beside_the_page(run: tuple[Path, ReportInputs]) -> None:
+    from PIL import Image
+
+    folder, _ = run
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    charts = ("correspondence", "agreement", "margins", "distances", "errors")
+    mosaics = ("mosaic_random", "mosaic_worst", "mosaic_disagreeing")
+    assert names == {"index.html", *(f"figures/{name}.png" for name in charts + mosaics)}
+    for name in names - {"index.html"}:
+        with Image.open(folder / name) as picture:
+            corner = picture.convert("RGB").getpixel((1, 1))
+            assert corner == (255, 255, 255), name
+            assert min(picture.size) > 200
+
+
+def test_page_needs_nothing_else_and_is_well_formed(run: tuple[Path, ReportInputs]) -> None:
+    text = (run[0] / "index.html").read_text(encoding="utf-8")
+    page = assert_self_contained(text)
+    assert "http:" not in text
+    assert "https:" not in text
+    images = [attrs for tag, attrs in page.elements if tag == "img"]
+    assert len(images) >= 24
+    assert all(attrs.get("alt") for attrs in images)
+    assert all("scope" in attrs for tag, attrs in page.elements if tag == "th")
+    assert page.attributes("lang") == ["en"]
+
+
+@pytest.mark.parametrize(
+    "breach",
+    [
+        "<script>1</script>",
+        '<img src="https://x.org/a.png">',
+        "<p onclick='a()'></p>",
+        "<b>",
+        "<i id='main'></i>",
+    ],
+)
+def test_the_check_of_the_page_trips(run: tuple[Path, ReportInputs], breach: str) -> None:
+    text = (run[0] / "index.html").read_text(encoding="utf-8")
+    with pytest.raises(AssertionError):
+        assert_self_contained(text.replace("<main", f"{breach}<main", 1))
+
+
+def test_page_says_what_a_reader_decides_by(run: tuple[Path, ReportInputs]) -> None:
+    folder, inputs = run
+    page = Page((folder / "index.html").read_text(encoding="utf-8"))
+    waiting = int((inputs.pairs["status"] == "review").sum())
+    assert waiting > 1
+    assert f"{40 - 3 - waiting} of 40 slices paired, {waiting} wait for review" in page.text
+    assert "3 left out, near-empty" in page.text
+    assert "srmri review m07_50um-25um" in page.text
+    assert "1 of 4 needs your attention" in page.text
+    assert "How often the vote is wrong" in page.text
+    for word in (
+        "PCA",
+        "LPIPS",
+        "SSIM",
+        "0.025 × 0.025 × 0.025 mm",
+        "2 · LR slice + 0.5",
+        "slices 2–41, rows 0–31",
+    ):
+        assert word in page.text, word
+    # Warnings come before what is in order.
+    assert page.text.index("the animal may have moved") < page.text.index("planes parallel")
+
+
+def test_colours_follow_the_reader(run: tuple[Path, ReportInputs]) -> None:
+    text = (run[0] / "index.html").read_text(encoding="utf-8")
+    dark = text[text.index("prefers-color-scheme: dark") :]
+    for name, colour in PALETTE.items():
+        assert f"--{name}: {colour.light};" in text
+        assert f"--{name}: {colour.dark};" in dark
+    drawings = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.S))
+    assert "var(--lpips)" in drawings
+    # Only the colour scale of the distance maps, beside both page colours, is fixed.
+    assert set(re.findall(r"#[0-9a-f]{6}\b", drawings)) <= {"#ffb000"}
+
+
+def linear_rgb(colour: str) -> np.ndarray:
+    channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def luminance(colour: str) -> float:
+    return float(linear_rgb(colour) @ (0.2126, 0.7152, 0.0722))
+
+
+def contrast(first: str, second: str) -> float:
+    """WCAG 2.2 contrast ratio."""
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+# Linear RGB as seen with a colour vision deficiency, severity 1.0: Machado, Oliveira and
+# Fernandes, IEEE TVCG 15(6), 2009, table of the accompanying page.
+VISION = {
+    "normal": np.eye(3),
+    "protan": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deutan": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    "tritan": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
+}
+
+
+def seen(colour: str, vision: str) -> np.ndarray:
+    """CIELAB coordinates of a colour as it looks with a kind of vision."""
+    from skimage.color import rgb2lab
+
+    linear = np.clip(VISION[vision] @ linear_rgb(colour), 0, 1)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return rgb2lab(srgb[None, None])[0, 0]
+
+
+@pytest.mark.parametrize("vision", list(VISION))
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_voters_stay_apart_for_every_kind_of_vision(mode: str, vision: str) -> None:
+    colours = [seen(getattr(PALETTE[name], mode), vision) for name in ALL_VOTERS]
+    for first, second in combinations(colours, 2):
+        assert np.linalg.norm(first - second) > 25
+    red, green = seen("#c06040", "deutan"), seen("#8a7a40", "deutan")
+    assert np.linalg.norm(red - green) < 25
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_colours_have_enough_contrast(mode: str) -> None:
+    paper = getattr(PALETTE["paper"], mode)
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    for name in ("ink", "muted", "accept", "review"):
+        assert contrast(getattr(PALETTE[name], mode), paper) >= 4.5, name
+    for name in ("pca", "lpips", "ssim", "truth"):
+        assert contrast(getattr(PALETTE[name], mode), paper) >= 3, name
+
+
+def test_same_run_gives_the_same_bytes(run: tuple[Path, ReportInputs], tmp_path: Path) -> None:
+    folder, _ = run
+    write_report(tmp_path, make_inputs(n=40, n_empty=3))
+    files = [path.relative_to(folder) for path in folder.rglob("*.*")]
+    assert len(files) == 9
+    for file in files:
+        assert (folder / file).read_bytes() == (tmp_path / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("options", "present", "absent"),
+    [
+        (
+            {"n": 8, "truth": False, "voters": ("pca", "ssim"), "checks": []},
+            ["How far the voters agree", "voters PCA, SSIM"],
+            ["LPIPS", "How often the vote is wrong", "needs your attention", "Exact"],
+        ),
+        (
+            {"n": 8, "truth": False, "voters": ("ssim",)},
+            ["How clear the choices are", "Nothing waits for review"],
+            ["How far the voters agree", "Unanimous", "for a person"],
+        ),
+        (
+            {"n": 5, "trim": 0, "truth": False, "all_review": True, "no_partner": True},
+            ["0 of 5 slices paired, 5 wait for review", "no HR partner chosen"],
+            ["Median offset"],
+        ),
+    ],
+    ids=["two voters", "one voter", "nothing accepted"],
+)
+def test_page_shows_what_there_is(
+    options: dict[str, Any], present: list[str], absent: list[str]
+) -> None:
+    page = assert_self_contained(render_page(make_inputs(**options), name="run"))
+    for words in present:
+        assert words in page.text, words
+    for words in absent:
+        assert words not in page.text, words
+
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $\\alpha$ {{ 7*7 }}"
+
+
+def test_hostile_strings_stay_text() -> None:
+    inputs = make_inputs(
+        n=6,
+        run=HOSTILE,
+        method=HOSTILE,
+        command=HOSTILE,
+        plane=HOSTILE,
+        checks=[{"name": HOSTILE, "level": HOSTILE, "text": HOSTILE}],
+        versions={HOSTILE: HOSTILE},
+        lr={"path": HOSTILE, HOSTILE: HOSTILE},
+    )
+    pairs = inputs.pairs.assign(reason=HOSTILE, method=HOSTILE)
+    text = render_page(replace(inputs, pairs=pairs), name=HOSTILE)
+    page = assert_self_contained(text)
+    assert "<script" not in text
+    assert page.text.count("<script>alert(1)</script>") > 6 + 7
+    assert "{{ 7*7 }}" in page.text
+
+
+def test_bare_run_without_a_summary() -> None:
+    inputs = make_inputs(n=6, truth=False)
+    kept = ["lr_slice", "hr_slice", "hr_position", "vote_pca", "n_votes", "status"]
+    bare = replace(inputs, summary={}, pairs=inputs.pairs[kept], votes=inputs.votes.iloc[:0])
+    page = assert_self_contained(render_page(bare, name="m01"))
+    assert "srmri review m01" in page.text
+    assert "What each voter saw" not in page.text
+
+
+def test_nothing_half_written_when_a_slice_can_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("old", encoding="utf-8")
+
+    def broken(number: int) -> np.ndarray:
+        raise OSError(f"slice {number}")
+
+    with pytest.raises(OSError, match="slice"):
+        write_report(tmp_path, replace(make_inputs(n=5), high_res_slice=broken))
+    assert [path.name for path in tmp_path.rglob("*")] == ["index.html"]
+    assert (tmp_path / "index.html").read_text(encoding="utf-8") == "old"
+
+
+def hand_made(**columns: list[Any]) -> ReportInputs:
+    n = len(columns["lr_slice"])
+    defaults: dict[str, list[Any]] = {
+        "hr_slice": [0] * n,
+        "hr_position": [0.0] * n,
+        "status": ["auto"] * n,
+        "empty": [False] * n,
+    }
+    return ReportInputs(
+        summary={"geometry": {"slope": 2.0, "offset": 0.5}},
+        pairs=pd.DataFrame(defaults | columns),
+        votes=pd.DataFrame(columns=["lr_slice", "hr_slice", "voter", "distance"]),
+        low_res=np.zeros((n, 4, 6), np.float32),
+        high_res_slice=lambda number: np.full((8, 12), number / 100, np.float32),
+        slice_spacing_um=(50.0, 25.0),
+        pixel_aspect=1.0,
+    )
+
+
+def test_expected_position_is_exact_where_an_offset_is_stored() -> None:
+    series = pair_series(
+        hand_made(lr_slice=[4, 5], hr_position=[9.0, np.nan], offset_um=[20.0, np.nan])
+    )
+    assert series.expected == pytest.approx([9.0 - 20 / 25, 2 * 5 + 0.5])
+    assert series.residual_um(series.position)[0] == pytest.approx(20)
+
+
+def test_agreement_counts_slices_with_signal_only() -> None:
+    series = pair_series(
+        hand_made(
+            lr_slice=[0, 1, 2, 3, 4],
+            empty=[False, False, False, False, True],
+            n_votes=[3, 2, 1, 2, 3],
+            vote_pca=[5, 5, 5, 7, 9],
+            vote_lpips=[5, 5, 7, 7, 9],
+            vote_ssim=[5, 6, 9, pd.NA, 9],
+        )
+    )
+    assert agreement(series) == [("All three agree", 1), ("Two of three", 2), ("All differ", 1)]
+    rows = {(row.first, row.second): row for row in pairwise_agreement(series)}
+    assert rows["PCA", "LPIPS"].exact == pytest.approx(3 / 4)
+    assert rows["PCA", "SSIM"].exact == pytest.approx(1 / 3)
+    assert rows["PCA", "SSIM"].within_1 == pytest.approx(2 / 3)
+
+
+def test_half_a_slice_is_exact_and_review_does_not_count_as_accepted() -> None:
+    series = pair_series(
+        hand_made(
+            lr_slice=[0, 1, 2, 3],
+            hr_position=[1.0, 2.0, 3.0, 40.0],
+            truth_position=[1.5, 2.51, 3.0, 4.0],
+            vote_pca=[1, 2, 3, 4],
+            status=["auto", "auto", "auto", "review"],
+        )
+    )
+    pca, decision, accepted = error_table(series)
+    assert (pca.exact, pca.blunders) == (0.75, 0)
+    assert (decision.slices, decision.exact, decision.blunders) == (4, 0.5, 1)
+    assert (accepted.slices, accepted.within_1, accepted.blunders) == (3, 1.0, 0)
+    assert accepted.mae_um == pytest.approx((0.5 + 0.51) / 3 * 25)
+
+
+def test_distance_map_is_scaled_per_low_res_slice() -> None:
+    inputs = hand_made(lr_slice=[3, 5], vote_pca=[7, 8])
+    votes = pd.DataFrame(
+        {
+            "lr_slice": [3, 3, 3, 5, 5, 5],
+            "hr_slice": [7, 8, 9, 7, 8, 9],
+            "voter": "pca",
+            "distance": [1.0, 3.0, 5.0, 40.0, 40.0, 40.0],
+        }
+    )
+    ((name, (picture, edges)),) = distance_maps(votes, pair_series(inputs)).items()
+    assert (name, edges) == ("pca", (2.5, 5.5, 6.5, 9.5))
+    np.testing.assert_allclose(picture[:, 0], [0, 1, 2])
+    assert np.isnan(picture[:, 1]).all()
+    np.testing.assert_allclose(picture[:, 2], 0)
+
+
+def test_groups_are_sampled_ranked_and_not_repeated() -> None:
+    inputs = make_inputs(n=40, n_empty=3)
+    series = pair_series(inputs)
+    groups = {group.name: [t.row for t in group.tiles] for group in tile_groups(inputs, series)}
+    assert all(len(set(rows)) == len(rows) == 6 for rows in groups.values())
+    assert not set(groups["worst"]) & set(groups["disagreeing"])
+    assert int(np.nanargmin(np.where(series.empty, np.nan, series.margin))) in groups["worst"]
+    spread = series.spread[groups["disagreeing"]]
+    assert (np.diff(spread) <= 0).all()
+    assert not any(series.empty[row] for rows in groups.values() for row in rows)
+    other = tile_groups(replace(inputs, seed=1), series)[0]
+    assert [tile.row for tile in other.tiles] != groups["random"]
+
+
+def test_pictures_are_reduced_until_they_fit() -> None:
+    from PIL import Image
+
+    noise = np.random.default_rng(0).random((3, 512, 720)).astype(np.float32)
+    small = png_images(list(noise), max_bytes=100_000)
+    assert sum(map(len, small)) <= 100_000
+    free = png_images(list(noise), max_bytes=10_000_000)
+    with Image.open(io.BytesIO(free[0])) as picture:
+        assert (picture.mode, picture.size) == ("L", (560, 398))
+
+
+def test_pictures_share_one_window() -> None:
+    from PIL import Image
+
+    (encoded,) = png_images([np.array([[0.0, 0.5], [1.0, 2.0]], np.float32)], max_bytes=1000)
+    with Image.open(io.BytesIO(encoded)) as picture:
+        assert np.asarray(picture).tolist() == [[0, 128], [255, 255]]
+
+
+def test_charts_are_drawn_at_every_width_with_their_own_ids() -> None:
+    inputs = make_inputs(n=6)
+    chart = run_charts(pair_series(inputs), inputs.votes)["margins"]
+    wide, narrow = (svg(chart, width) for width in chart.widths)
+    assert 'id="margins-500-' in wide
+    assert 'id="margins-380-' in narrow
+    assert "DejaVu" not in wide
+    assert "xmlns" not in wide

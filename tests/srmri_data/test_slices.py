@@ -118,7 +118,13 @@ def test_disjoint_volumes_are_refused():
 
 @pytest.mark.parametrize(
     ("text", "spacing", "slices"),
-    [("15", 0.05, 15), ("0", 0.05, 0), ("0.375mm", 0.025, 15), ("375um", 0.05, 8), ("1 mm", 0.5, 2)],
+    [
+        ("15", 0.05, 15),
+        ("0", 0.05, 0),
+        ("0.375mm", 0.025, 15),
+        ("375um", 0.05, 8),
+        ("1 mm", 0.5, 2),
+    ],
 )
 def test_trim_counts_slices_or_length(text, spacing, slices):
     assert Trim.parse(text).n_slices(spacing) == slices
@@ -187,8 +193,9 @@ def test_resize_keeps_constants_and_centres_ramps(n, start, step):
         start + step * np.arange(n_out) < n - 2 * step - 2
     )
     ramp = matrix @ np.arange(n, dtype=np.float32)
+    # Normalised rows keep constants exactly; a stretched kernel keeps ramps to a few per cent.
     np.testing.assert_allclose(
-        ramp[inside], (start + step * np.arange(n_out))[inside], atol=1e-3 * n
+        ramp[inside], (start + step * np.arange(n_out))[inside], atol=0.05 * step
     )
 
 

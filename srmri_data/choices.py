@@ -1,0 +1,35 @@
+"""Closed sets of words that options and functions take; free of any import that takes time."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+Plane: TypeAlias = Literal["coronal", "axial", "sagittal", "acquired"]
+"""Anatomical plane of the slices; `acquired` is the stored slice axis."""
+
+Method: TypeAlias = Literal["paper"]
+"""How pairs are decided; `paper`: votes on unaligned slices, exact agreement, ties go to review."""
+
+Acquisition: TypeAlias = Literal["kspace", "box"]
+"""How a simulated scan comes about: truncated k-space, as a scanner does, or block means."""
+
+Grid: TypeAlias = Literal["voxel-centre", "fourier"]
+"""Where LR voxel *i* sits on HR's grid: at *f·i + (f-1)/2* or at *f·i*."""
+
+OutputFormat: TypeAlias = Literal["paravision", "nifti"]
+"""File format of a simulated scan."""
+
+SubjectType: TypeAlias = Literal["Quadruped", "OtherAnimal", "Biped", "Phantom", "Human", "Other"]
+"""ParaVision's kinds of subject."""
+
+SubjectPosition: TypeAlias = Literal[
+    "Head_Supine",
+    "Head_Prone",
+    "Head_Left",
+    "Head_Right",
+    "Foot_Supine",
+    "Foot_Prone",
+    "Foot_Left",
+    "Foot_Right",
+]
+"""ParaVision's ways to lie: what goes in first, and which side is down."""

@@ -38,8 +38,8 @@ lint: $(READY)
 	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(git ls-files 'srmri_data/*.py' 'srmri_model/*.py' cli.py)
 
 bench: $(READY)
-	$(BIN)/python benchmarks/voters.py
-	$(BIN)/python benchmarks/pairing.py
+	$(BIN)/python -m benchmarks.voters
+	$(BIN)/python -m benchmarks.pairing
 
 docs: $(READY)
 	$(BIN)/python docs/make_example.py

@@ -7,7 +7,6 @@ imported inside the commands, so that ``srmri --help`` answers at once.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,8 +128,8 @@ def _root(
 ) -> None:
     """Pair MRI scans of one animal at two resolutions, slice by slice.
 
-    Start with [bold]srmri demo[/], the whole way on a built-in mouse brain; then
-    [bold]srmri inspect STUDY[/] and [bold]srmri pair --lr STUDY/7 --hr STUDY/8[/] on your own scans.
+    Start with [bold]srmri demo[/], the whole way on a built-in mouse brain; then, on your own
+    scans, [bold]srmri inspect STUDY[/] and [bold]srmri pair --lr STUDY/7 --hr STUDY/8[/].
     """
 
 
@@ -174,15 +173,11 @@ def inspect(
             table.add_row("  problem", Text(problem, style="yellow"))
         console.print(table)
     readable = sum(record.header is not None for record in records)
-    console.print(
-        f"{len(records)} images listed, {readable} readable", style="dim", markup=False
-    )
+    console.print(f"{len(records)} images listed, {readable} readable", style="dim", markup=False)
 
 
 def _scan_name(facts: dict[str, Any]) -> str:
-    numbers = [
-        f"{name} {facts[name]}" for name in ("scan", "reco") if facts.get(name) is not None
-    ]
+    numbers = [f"{name} {facts[name]}" for name in ("scan", "reco") if facts.get(name) is not None]
     if facts.get("packages", 1) > 1:
         numbers.append(f"package {facts['package']}")
     method = facts.get("method")
@@ -305,7 +300,9 @@ def pair(
     ] = False,
     pca_components: Annotated[
         int | None,
-        typer.Option(min=1, help="Components PCA keeps. Default: min(50, n - 1).", rich_help_panel="Voters"),
+        typer.Option(
+            min=1, help="Components PCA keeps. Default: min(50, n - 1).", rich_help_panel="Voters"
+        ),
     ] = None,
     lpips_trunk: Annotated[
         Path | None,
@@ -328,8 +325,8 @@ def pair(
 ) -> None:
     """Find the HR slice that shows the same anatomy as each LR slice.
 
-    Writes a run folder: pairs.csv and .parquet, votes, HR resliced on LR's planes, provenance and
-    index.html, a report to look at. Pairs the voters disagree on are queued for review.
+    Writes a run folder: pairs.csv and .parquet, votes, HR resliced on LR's planes, provenance,
+    and a report, index.html. Pairs the voters disagree on are queued for review.
     """
     from srmri_data.pairing import PairingConfig, ScanRequest, find_scans, plan_pairing, run_pairing
     from srmri_data.slices import Trim
@@ -356,9 +353,7 @@ def pair(
         if path is None:
             return None
         scan, reco, package = numbers
-        return ScanRequest(
-            path, scan, reco, package, _frame(frame or []), subject_type, position
-        )
+        return ScanRequest(path, scan, reco, package, _frame(frame or []), subject_type, position)
 
     low = request(lr or study, (lr_scan, lr_reco, lr_package), lr_frame, lr_subject_position)
     high = request(hr or study, (hr_scan, hr_reco, hr_package), hr_frame, hr_subject_position)
@@ -477,7 +472,8 @@ def simulate(
         ),
     ] = (0.0, 0.0, 0.0),
     snr: Annotated[
-        float | None, typer.Option(min=0.0, help="Mean LR foreground over sigma. Default: no noise.")
+        float | None,
+        typer.Option(min=0.0, help="Mean LR foreground over sigma. Default: no noise."),
     ] = None,
     bias: Annotated[
         float, typer.Option(min=0.0, help="Standard deviation of the log of a smooth gain field.")
@@ -548,9 +544,7 @@ def _factor(text: str) -> tuple[float, float, float]:
     if len(numbers) == 1:
         numbers *= 3
     if len(numbers) != 3 or min(numbers) < 1:
-        raise UsageError(
-            f"--factor {text!r}: give one number of at least 1, or three as 2,2,4"
-        )
+        raise UsageError(f"--factor {text!r}: give one number of at least 1, or three as 2,2,4")
     return numbers[0], numbers[1], numbers[2]
 
 

@@ -1,4 +1,4 @@
-"""`srmri doctor`: is this installation able to do its work?"""
+"""`srmri doctor`: find out whether this installation can do its work."""
 
 from __future__ import annotations
 

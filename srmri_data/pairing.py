@@ -63,6 +63,9 @@ Progress = Callable[[str, int, int], None]
 
 VOTER_NAMES = ("pca", "lpips", "ssim")
 
+DEFAULT_TRIM = Trim(15, "slices")
+"""The paper's: the first and last fifteen slices of each volume."""
+
 # An LR volume this much finer than HR was swapped; headers round below that.
 _SWAPPED_RATIO = 0.98
 _UNKNOWN = Sourced(None, "not in the header")
@@ -95,6 +98,11 @@ class ScanRequest:
     subject_type: SubjectType | None = None
     subject_position: SubjectPosition | None = None
 
+    @property
+    def is_numbered(self) -> bool:
+        """Whether a scan, reconstruction or package was asked for by number."""
+        return (self.scan, self.reco, self.package) != (None, None, None)
+
 
 @dataclass(frozen=True)
 class PairingConfig:
@@ -122,7 +130,7 @@ class PairingConfig:
 
     method: Method = "paper"
     plane: Plane = "coronal"
-    trim: Trim = Trim(15, "slices")
+    trim: Trim = DEFAULT_TRIM
     voters: tuple[str, ...] = VOTER_NAMES
     pca_components: int | None = None
     lpips_trunk: Path | None = None
@@ -198,7 +206,8 @@ class PairingPlan:
     @property
     def low_to_high(self) -> Affine:
         """LR to HR (slice, row, col) index according to the affines."""
-        return np.linalg.inv(self.high_frame.affine) @ self.low_frame.affine
+        to_high: Affine = np.linalg.inv(self.high_frame.affine) @ self.low_frame.affine
+        return to_high
 
     @property
     def run_name(self) -> str:
@@ -300,25 +309,18 @@ def find_scans(
     if not propose:
         return find_scan(low, "--lr"), find_scan(high, "--hr")
     records = _discover(low)
-    numbered = [(r.scan, r.reco, r.package) != (None, None, None) for r in (low, high)]
-    chosen: list[Selected | None] = [
-        _select(records, request, option) if is_numbered else None
-        for request, option, is_numbered in zip(
-            (low, high), ("--lr", "--hr"), numbered, strict=True
-        )
-    ]
-    if None in chosen:
+    found_low = _select(records, low, "--lr") if low.is_numbered else None
+    found_high = _select(records, high, "--hr") if high.is_numbered else None
+    if found_low is None or found_high is None:
         # A role that was given leaves its other candidates out of the proposal.
         settled = {
-            role: entry[0] for role, entry in zip(("LR", "HR"), chosen, strict=True) if entry
+            role: found[0] for role, found in (("LR", found_low), ("HR", found_high)) if found
         }
-        candidates = [r for r in records if r.role not in settled or r in settled.values()]
-        proposed = ingest.propose_roles(candidates)
-        for n, (request, option) in enumerate(((low, "--lr"), (high, "--hr"))):
-            chosen[n] = chosen[n] or _select([proposed[n]], request, option)
-    found_low, found_high = chosen
-    assert found_low is not None
-    assert found_high is not None
+        proposed_low, proposed_high = ingest.propose_roles(
+            [r for r in records if r.role not in settled or r in settled.values()]
+        )
+        found_low = found_low or _select([proposed_low], low, "--lr")
+        found_high = found_high or _select([proposed_high], high, "--hr")
     return found_low, found_high
 
 
@@ -341,9 +343,7 @@ def _select(records: list[ScanRecord], request: ScanRequest, option: str) -> Sel
     )
 
 
-def plan_pairing(
-    low: Selected, high: Selected, config: PairingConfig
-) -> PairingPlan:
+def plan_pairing(low: Selected, high: Selected, config: PairingConfig) -> PairingPlan:
     """Work out which voxels to compare, and refuse what can not be right.
 
     Parameters
@@ -533,8 +533,9 @@ def run_pairing(
     if "lpips" in plan.config.voters:
         # Weights of the wrong kind are found before minutes of work, not after.
         trunk_source(plan.config.lpips_trunk)
+    # All of the input is read before anything is written.
+    stacks = _Stacks.read(plan, step)
     with new_run(out, force=force) as run:
-        stacks = _Stacks.read(plan, step)
         step("aligning", 0, 1)
         _write_aligned(run, plan, stacks)
         step("aligning", 1, 1)
@@ -548,9 +549,7 @@ def run_pairing(
         decisions = paper_vote(distances, plan.high_window.slice_numbers)
         pairs = _pairs_table(plan, stacks, decisions, truth)
         write_pairs(run, pairs)
-        votes = vote_table(
-            distances, plan.low_window.slice_numbers, plan.high_window.slice_numbers
-        )
+        votes = vote_table(distances, plan.low_window.slice_numbers, plan.high_window.slice_numbers)
         write_votes(run, votes)
         plan_facts = plan.describe()
         plan_facts["checks"].append(asdict(_check_contrast(stacks.contrast)))
@@ -565,8 +564,7 @@ def run_pairing(
             run / "provenance.json", _provenance(plan, stacks, settings, truth, command, out)
         )
         step("reporting", 0, 1)
-        # The report shows the time until it is drawn; the summary the whole.
-        summary["seconds"] = round(clock() - started, 2)
+        # Without the time it took, which would make two drawings of one run differ.
         _report(run, plan, stacks, summary, pairs)
         step("reporting", 1, 1)
         summary["seconds"] = round(clock() - started, 2)
@@ -666,9 +664,7 @@ def _contrast(
     return float(np.median(values)) if values else float("nan")
 
 
-def _vote(
-    config: PairingConfig, stacks: _Stacks, step: Progress
-) -> dict[str, DistanceMatrix]:
+def _vote(config: PairingConfig, stacks: _Stacks, step: Progress) -> dict[str, DistanceMatrix]:
     from srmri_data import voters
 
     low, high = stacks.low_images, stacks.high_images
@@ -879,8 +875,16 @@ def _source(
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in (
-        "srmri", "numpy", "scipy", "nibabel", "brukerapi", "SimpleITK", "scikit-learn",
-        "numba", "torch", "lpips",
+        "srmri",
+        "numpy",
+        "scipy",
+        "nibabel",
+        "brukerapi",
+        "SimpleITK",
+        "scikit-learn",
+        "numba",
+        "torch",
+        "lpips",
     ):
         try:
             versions[name] = version(name)
@@ -901,9 +905,7 @@ def _write_aligned(run: Path, plan: PairingPlan, stacks: _Stacks) -> None:
     to_nifti = affine @ np.eye(4)[[2, 1, 0, 3]]
     stored, slope, intercept = _sixteen_bit(values)
     del values
-    write_nifti(
-        run / "hr_aligned.nii.gz", stored.T, to_nifti, slope=slope, intercept=intercept
-    )
+    write_nifti(run / "hr_aligned.nii.gz", stored.T, to_nifti, slope=slope, intercept=intercept)
     write_nifti(run / "hr_aligned_mask.nii.gz", valid.astype(np.uint8).T, to_nifti)
 
 
@@ -992,5 +994,6 @@ def redraw_report(
     )
     step = progress or (lambda *_: None)
     stacks = _Stacks.read(plan, step)
-    _report(run, plan, stacks, opened.summary, read_pairs(run))
+    summary = {key: value for key, value in opened.summary.items() if key != "seconds"}
+    _report(run, plan, stacks, summary, read_pairs(run))
     return run / "index.html"

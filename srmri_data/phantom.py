@@ -89,7 +89,7 @@ def mouse_brain(
     voxel = float(np.max(np.linalg.norm(affine[:3, :3], axis=0)))
     salt = 1000 * (animal + 1)
 
-    def scan(first: int) -> tuple[float, int]:
+    def _scan(first: int) -> tuple[float, int]:
         slab = data[:, :, first : first + _SLAB]
         fill(slab, affine, first, voxel, salt)
         slab *= FLUID_LEVEL
@@ -97,7 +97,7 @@ def mouse_brain(
 
     # The kernel releases the interpreter lock; a point depends on nothing but its position.
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        sums = list(pool.map(scan, range(0, size[2], _SLAB)))
+        sums = list(pool.map(_scan, range(0, size[2], _SLAB)))
     if noise:
         mean = sum(total for total, _ in sums) / max(1, sum(count for _, count in sums))
         _add_noise(data, noise * mean, np.random.default_rng(seed))

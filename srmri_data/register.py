@@ -96,14 +96,14 @@ def _reslice_kernel() -> Any:
     """Compile the tricubic kernel on first use: numba takes a second to import."""
     import numba
 
-    @numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+    @numba.njit(cache=True, inline="always")
     def cubic(t: float, weights: NDArray[np.float64]) -> None:  # pragma: no cover - compiled
         weights[0] = ((-0.5 * t + 1.0) * t - 0.5) * t
         weights[1] = (1.5 * t - 2.5) * t * t + 1.0
         weights[2] = ((-1.5 * t + 2.0) * t + 0.5) * t
         weights[3] = (0.5 * t - 0.5) * t * t
 
-    @numba.njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
+    @numba.njit(cache=True, parallel=True)
     def kernel(
         image: NDArray[Any],
         matrix: NDArray[np.float64],
@@ -119,8 +119,12 @@ def _reslice_kernel() -> Any:
                     b = matrix[1, 0] * s + matrix[1, 1] * r + matrix[1, 2] * c + matrix[1, 3]
                     d = matrix[2, 0] * s + matrix[2, 1] * r + matrix[2, 2] * c + matrix[2, 3]
                     if (
-                        a < -0.5 or b < -0.5 or d < -0.5
-                        or a > n_a - 0.5 or b > n_b - 0.5 or d > n_c - 0.5
+                        a < -0.5
+                        or b < -0.5
+                        or d < -0.5
+                        or a > n_a - 0.5
+                        or b > n_b - 0.5
+                        or d > n_c - 0.5
                     ):
                         continue
                     # A header's rounding must not turn a sample into an interpolation.

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from srmri_data.choices import Plane
 from srmri_data.errors import ResolutionError, TrimError, UsageError
-from srmri_data.geometry import ANATOMICAL_AXIS, apply_affine, closest_axes, voxel_spacing
+from srmri_data.geometry import apply_affine, closest_axes, voxel_spacing
 from srmri_data.intensity import foreground_threshold
 from srmri_data.types import Affine, SliceArray, VoxelArray
 
@@ -400,9 +400,11 @@ def intensity_map(data: VoxelArray) -> IntensityMap:
     flat = data.reshape(-1, order="A")
     sample = np.asarray(flat[:: max(1, flat.size // _INTENSITY_SAMPLE)], dtype=np.float32)
     threshold = float(foreground_threshold(sample))
-    low, high = np.percentile(sample[sample > threshold], [0.1, 99.9]) if (
-        sample > threshold
-    ).any() else (0.0, 0.0)
+    low, high = (
+        np.percentile(sample[sample > threshold], [0.1, 99.9])
+        if (sample > threshold).any()
+        else (0.0, 0.0)
+    )
     if not high > low:
         raise ResolutionError(
             "the volume holds one single intensity; there is nothing to pair",
@@ -527,8 +529,10 @@ def resize_to_low_res(
         float32 in [0, 1], of the LR window's size.
     """
     between = np.linalg.inv(high_frame.affine) @ low_frame.affine
-    middle = [(start + stop - 1) / 2 for start, stop in (
-        low_window.slices, low_window.rows, low_window.cols)]
+    middle = [
+        (start + stop - 1) / 2
+        for start, stop in (low_window.slices, low_window.rows, low_window.cols)
+    ]
     matrices = []
     for axis, (start, stop) in ((1, low_window.rows), (2, low_window.cols)):
         point = np.array(middle)

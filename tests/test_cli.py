@@ -220,7 +220,7 @@ def test_simulate_writes_one_nifti_and_its_truth(tiny_pair, tmp_path):
     assert [path.name for path in out.rglob("*.nii.gz")] == [Path(document["low_res"]).name]
     truth = json.loads(Path(document["truth"]).read_text())
     assert np.array(truth["low_to_high"]).shape == (4, 4)
-    assert "exists" in srmri("simulate", tiny_pair.high, "--out", out, "-q", code=2).stderr
+    assert "--force" in srmri("simulate", tiny_pair.high, "--out", out, "-q", code=2).stderr
 
 
 # --- bad input: a clear error, the right code, nothing written -------------------------------

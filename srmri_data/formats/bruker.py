@@ -15,6 +15,7 @@ frame. Everything else keeps the patient frame.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -59,6 +60,7 @@ _MAX_HEADER_BYTES = 16 << 20
 _MAX_VALUE_CHARS = 8 << 20
 _MAX_TEXT_CHARS = 8 << 10
 _MAX_SIDE = 1 << 20
+_MAX_DEPTH = 8
 
 # What is read of visu_pars. Nothing else reaches the interpreter: other
 # records can be of any size and shape, and none of them changes a voxel.
@@ -406,24 +408,30 @@ def _unreasonable(size: str, value: str, *, is_text: bool) -> str:
         return f"has the size {size[:40]!r}"
     # ParaVision breaks lines anywhere, also inside a repeat count.
     value = value.replace("\r", "").replace("\n", "")
+    if is_text:
+        # Repetitions of text may nest: the product of all counts is an upper bound.
+        counts = (int(count) for count in re.findall(r"@(\d{1,9})\d*\*\(", value))
+        copies = math.prod(max(count, 1) for count in counts)
+        if len(value) * copies > _MAX_TEXT_CHARS or _depth(value) > _MAX_DEPTH:
+            return f"is a text of more than {_MAX_TEXT_CHARS} characters or nested too deep"
+        return ""
     repeats = _REPEAT.findall(value)
-    if not is_text and value.count("@") != len(repeats):
+    if value.count("@") != len(repeats):
         return "holds a malformed or nested repetition"
-    if is_text and _REPEAT.search(value.replace("<", "").replace(">", "")):
-        return "holds a repetition where text is expected"
     expanded = len(value) + sum(int(count) * (len(body) + 1) for count, body in repeats)
     # Every repetition is undone by a copy of the whole value.
     if expanded > _MAX_VALUE_CHARS or len(repeats) * expanded > 64 * _MAX_VALUE_CHARS:
         return f"expands to {expanded} characters, at most {_MAX_VALUE_CHARS} are accepted"
-    if is_text:
-        depth = value.count("(") if "((" in value.replace(" ", "") else 1
-        if len(value) > _MAX_TEXT_CHARS or depth > 8:
-            return f"is a text of {len(value)} characters or nested too deep"
-    elif any(len(token) > 64 for token in _REPEAT.sub(" ", value).split()) or any(
-        len(token) > 64 for _, body in repeats for token in body.split()
-    ):
+    tokens = [*_REPEAT.sub(" ", value).split(), *(t for _, body in repeats for t in body.split())]
+    if any(len(token) > 64 for token in tokens):
         return "holds a number of more than 64 characters"
     return ""
+
+
+def _depth(text: str) -> int:
+    """Deepest nesting of parentheses; interpreting costs its product with the length."""
+    steps = ({"(": 1, ")": -1}.get(character, 0) for character in text)
+    return max(itertools.accumulate(steps), default=0)
 
 
 @contextmanager

@@ -378,7 +378,8 @@ def _draw_correspondence(
         mark = {"color": palette[name], "mec": palette[name], "ls": "none", **_MARKS[name]}
         mark["ms"] *= shrink
         top.plot(slices, vote, label=VOTERS[name], **mark)
-        residual = series.residual_um(vote)
+        # What a voter picks for a slice without signal is chance: seen above, not measured here.
+        residual = np.where(series.empty, np.nan, series.residual_um(vote))
         out = np.abs(residual) > limit
         beyond += int(out.sum())
         bottom.plot(slices[~out], residual[~out], **mark)
@@ -397,14 +398,14 @@ def _draw_correspondence(
         axes.plot(slices, accepted, color=palette["ink"], lw=1.2, zorder=1.9, label="Accepted")
         waiting = series.review & np.isfinite(position)
         if axes is bottom:
-            waiting &= np.abs(position) <= limit
+            waiting &= (np.abs(position) <= limit) & ~series.empty
         axes.plot(
             slices[waiting], position[waiting], ls="none", marker="D", ms=11 * shrink, mfc="none",
             mec=palette["review"], mew=1.6, label="Waits for review",
         )  # fmt: skip
     top.set_title("Position")
     top.set_ylabel("HR slice")
-    stray = f"{beyond} votes beyond" if beyond else ""
+    stray = f"{beyond} vote{'' if beyond == 1 else 's'} beyond" if beyond else ""
     if stray and narrow:
         bottom.set_title(f"Residual to geometry; {stray}")
     else:

@@ -11,8 +11,8 @@ from jaxtyping import Float32, Int64
 
 from srmri_data.reports.series import PairFloats, PairSeries, ReportInputs
 
-Image = Float32[np.ndarray, "row col"]
-HighResImage = Float32[np.ndarray, "high_row high_col"]
+# The underscores let LR and HR images, of different sizes, stand in one call.
+Image = Float32[np.ndarray, "_row _col"]
 Rows = Int64[np.ndarray, " chosen"]
 
 _EDGES = (560, 480, 400, 320, 240, 160)
@@ -36,7 +36,7 @@ class Tile:
     row: int
     why: str
     low_res: Image
-    high_res: HighResImage | None
+    high_res: Image | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,11 @@ def _disagreeing(
 ) -> dict[int, str]:
     split = usable[series.n_votes[usable] < len(series.votes)]
     rows = [int(row) for row in _ordered(-series.spread, split) if int(row) not in shown]
-    return {row: f"votes {series.spread[row]:.0f} HR slices apart" for row in rows[:count]}
+    reasons = {}
+    for row in rows[:count]:
+        apart = round(series.spread[row])
+        reasons[row] = f"votes {apart} HR slice{'' if apart == 1 else 's'} apart"
+    return reasons
 
 
 def _ordered(values: PairFloats, rows: Rows) -> Rows:

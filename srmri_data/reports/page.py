@@ -176,6 +176,7 @@ def _context(
         "review_command": f"srmri review {shlex.quote(run)}",
         "paired": int(series.paired.sum()),
         "waiting": int(series.review.sum()),
+        "waiting_empty": int((series.review & series.empty).sum()),
         "left_out": len(series.paired) - int((series.paired | series.review).sum()),
         "total": len(series.paired),
         "subtitle": _subtitle(summary),

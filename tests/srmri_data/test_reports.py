@@ -55,6 +55,7 @@ def make_inputs(
     truth: bool = True,
     all_review: bool = False,
     no_partner: bool = False,
+    empty_waits: bool = False,
     offset: float = 1.2,
     n_empty: int = 0,
     seed: int = 3,
@@ -108,7 +109,7 @@ def make_inputs(
             "margin": margin,
             "confidence": np.clip(margin * 3, 0, 1),
             "method": "paper",
-            "status": np.where(auto | empty, "auto", "review"),
+            "status": np.where(auto | (empty & (not empty_waits)), "auto", "review"),
             "reason": np.where(
                 empty, "near-empty slice", np.where(auto, "", "the voters differ by more than 1")
             ),
@@ -432,6 +433,11 @@ def test_same_run_gives_the_same_bytes(run: tuple[Path, ReportInputs], tmp_path:
             ["LPIPS", "How often the vote is wrong", "needs your attention", "Exact"],
         ),
         (
+            {"n": 8, "truth": False, "n_empty": 2, "empty_waits": True, "voters": ("ssim",)},
+            ["6 of 8 slices paired, 2 wait for review", "2 for review, 2 of them near-empty"],
+            ["left out"],
+        ),
+        (
             {"n": 8, "truth": False, "voters": ("ssim",)},
             ["How clear the choices are", "Nothing waits for review"],
             ["How far the voters agree", "Unanimous", "for a person"],
@@ -442,7 +448,7 @@ def test_same_run_gives_the_same_bytes(run: tuple[Path, ReportInputs], tmp_path:
             ["Median offset"],
         ),
     ],
-    ids=["two voters", "one voter", "nothing accepted"],
+    ids=["two voters", "near-empty waits", "one voter", "nothing accepted"],
 )
 def test_page_shows_what_there_is(
     options: dict[str, Any], present: list[str], absent: list[str]

@@ -25,9 +25,14 @@ from srmri_data.safe_io import (
 def test_exception_keeps_the_old_file_and_leaves_nothing(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(RuntimeError), atomic_write(target, "w") as file:
-        file.write("half")
-        raise RuntimeError
+
+    def fail():
+        with atomic_write(target, "w") as file:
+            file.write("half")
+            raise RuntimeError("while writing")
+
+    with pytest.raises(RuntimeError, match="while writing"):
+        fail()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 

@@ -280,7 +280,22 @@ BAD_RECORDS = {
         FormatError,
         "text of",
     ),
+    "text repeated after nothing": (
+        {"VisuCoreUnits": "( 3, 65 )\n@0*(x) @999999*(<mm>)"},
+        FormatError,
+        "text of",
+    ),
+    "text repeated": (
+        {"VisuCoreUnits": "( 3, 65 )\n@999999*(@999999*(<mm> <mm>))"},
+        FormatError,
+        "text of",
+    ),
     "deep nesting": ({"VisuFGOrderDesc": "( 1 )\n" + "(" * 900 + ")" * 900}, FormatError, "deep"),
+    "deep structures": (
+        {"VisuFGOrderDesc": "( 1 )\n" + "(a, " * 900 + "b" + ")" * 900},
+        FormatError,
+        "deep",
+    ),
     "not a number": ({"VisuCoreDim": "three"}, FormatError, "can not be interpreted"),
 }
 
@@ -313,6 +328,7 @@ def test_honest_run_lengths_are_read(
         groups=["FG_SLICE"],
         VisuCoreDataSlope="( 5 )\n2 @3*(0.5) 4",
         VisuCoreDataOffs="( 5 )\n@5*(0)",
+        VisuCoreUnits="( 2, 65 )\n@2*(<mm>)",
     )
     expected = asymmetric * np.array([2, 0.5, 0.5, 0.5, 4])
     np.testing.assert_array_equal(read_volume(folder).data, expected.astype(np.float32))

@@ -232,9 +232,7 @@ def test_bad_headers(
         read_headers(path)
 
 
-def test_mutated_header_never_gives_a_raw_exception(
-    tmp_path: Path, asymmetric: np.ndarray
-) -> None:
+def test_mutated_header_never_gives_a_raw_exception(tmp_path: Path, asymmetric: np.ndarray) -> None:
     whole = write(tmp_path / "a.nii", asymmetric).read_bytes()
     random = np.random.default_rng(3)
     refused = 0
@@ -247,7 +245,7 @@ def test_mutated_header_never_gives_a_raw_exception(
             read_volume(tmp_path / "a.nii")
         except SrmriError:
             refused += 1
-    assert refused > 100
+    assert refused > 30
 
 
 def test_values_that_are_not_finite_are_told(tmp_path: Path, asymmetric: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """Time and memory of reading and of `srmri pair` at the paper's size, beside the obvious loop.
 
-    python benchmarks/pairing.py [--shape 720 512 304] [--spacing 0.025] [--sample 40] [--json]
+    python -m benchmarks.pairing [--shape 720 512 304] [--spacing 0.025] [--sample 40] [--json]
 
 Two ParaVision studies of the built-in phantom are written to a temporary folder (or kept in
 ``--keep DIR`` for the next time), then each row is a fresh process: its peak memory is the
@@ -24,11 +24,12 @@ import numpy as np
 
 # The child reports its own peak: what the kernel saw, Python and libraries included.
 _START = """
-import json, resource, sys, time
+import json, time
+from benchmarks.memory import peak_mb
 start = time.perf_counter()
 """
 _END = """
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = peak_mb()
 print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": peak, **result}))
 """
 
@@ -114,7 +115,7 @@ def write_studies(folder: Path, shape: tuple[int, int, int], spacing: float) -> 
 
     low, high = folder / "lr_study", folder / "hr_study"
     if not (low / "truth.json").is_file():
-        brain = mouse_brain(shape, spacing, noise=0.02)
+        brain = mouse_brain(shape, spacing, noise=0.04)
         write_paravision_study(brain, high, subject_id="bench-mouse")
         config = SimulationConfig(factor=(2.0, 2.0, 2.0), snr=20, seed=1)
         run_simulate(brain, config, low, subject_id="bench-mouse")

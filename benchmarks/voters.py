@@ -1,6 +1,6 @@
 """Time and memory of the voters beside the obvious loop, on the same slices.
 
-    python benchmarks/voters.py [--lr 122 --hr 274 --rows 256 --cols 360 --sample 40] [--json]
+    python -m benchmarks.voters [--lr 122 --hr 274 --rows 256 --cols 360 --sample 40] [--json]
 
 Ours is timed on the whole matrix. The loops over pairs (the lpips package, scikit-image) are timed
 on a sample of pairs; the PCA loop, one scikit-learn fit with its defaults and a norm per pair, on
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from benchmarks.memory import peak_mb
 from srmri_data.voters import VOTERS
 
 Stack: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
@@ -153,10 +153,6 @@ def _reference_model() -> Any:
     return _MODEL[0]
 
 
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def measure(name: str, ours: bool, size: Size) -> Row:
     """Measure one voter or one loop; runs in a process of its own."""
     low_res, high_res = slices(size)
@@ -168,7 +164,7 @@ def measure(name: str, ours: bool, size: Size) -> Row:
         VOTERS[name](small, small)
     else:
         list(LOOPS[name](small, small, [(0, 1)]))
-    before = _peak_mb()
+    before = peak_mb()
     start = time.perf_counter()
     if ours:
         matrix = VOTERS[name](low_res, high_res)
@@ -180,8 +176,8 @@ def measure(name: str, ours: bool, size: Size) -> Row:
         ms_per_pair=1e3 * seconds / len(pairs),
         seconds=seconds,
         pairs=len(pairs),
-        peak_mb=_peak_mb(),
-        extra_mb=_peak_mb() - before,
+        peak_mb=peak_mb(),
+        extra_mb=peak_mb() - before,
         distances=[float(matrix[pair]) if ours else found[pair] for pair in chosen],
     )
 

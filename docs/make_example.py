@@ -33,7 +33,7 @@ MOTION = SimulationConfig(
 
 def draw_example() -> None:
     """Pair a small phantom; a relative path keeps the machine's name out of the files."""
-    brain = mouse_brain((128, 180, 76), 0.1, noise=0.02)
+    brain = mouse_brain((128, 180, 76), 0.1, noise=0.04)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         high = write_paravision_study(brain, Path("hr_study"), subject_id="example-mouse")

@@ -33,3 +33,6 @@ SubjectPosition: TypeAlias = Literal[
     "Foot_Right",
 ]
 """ParaVision's ways to lie: what goes in first, and which side is down."""
+
+VoxelType: TypeAlias = Literal["float32", "stored"]
+"""Voxels as scanner units, or as stored numbers with slope and intercept."""

@@ -21,8 +21,8 @@ from srmri_data.simulate import SimulationConfig, read_truth, run_simulate
 # The paper's field of view at half its resolution: HR 50 µm, LR 100 µm.
 _SHAPE = (256, 360, 152)
 _SPACING = 0.05
-# Noise of the HR study, relative to the brightest tissue.
-_NOISE = 0.02
+# Noise of the HR study, relative to the mean tissue: SNR 25.
+_NOISE = 0.04
 _SUBJECT = "demo-mouse"
 _MOTION = SimulationConfig(
     factor=(2.0, 2.0, 2.0),

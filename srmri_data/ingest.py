@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from srmri_data.choices import SubjectPosition, SubjectType, VoxelType
 from srmri_data.errors import (
     AmbiguousScanError,
     NoScanError,
@@ -19,9 +20,6 @@ from srmri_data.errors import (
 )
 from srmri_data.formats import (
     ImageHeader,
-    SubjectPosition,
-    SubjectType,
-    VoxelType,
     find_images,
     read_image_headers,
     read_volume,

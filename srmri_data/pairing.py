@@ -560,12 +560,10 @@ def run_pairing(
             **_counts(pairs),
             **(accuracy(pairs, plan.high_frame.spacing[0]) if truth is not None else {}),
         }
-        write_json(
-            run / "provenance.json", _provenance(plan, stacks, settings, truth, command, out)
-        )
+        provenance = _provenance(plan, stacks, settings, truth, command, out)
+        write_json(run / "provenance.json", provenance)
         step("reporting", 0, 1)
-        # Without the time it took, which would make two drawings of one run differ.
-        _report(run, plan, stacks, summary, pairs)
+        _report(run, plan, stacks, summary, provenance)
         step("reporting", 1, 1)
         summary["seconds"] = round(clock() - started, 2)
         write_json(run / "summary.json", summary)
@@ -917,7 +915,11 @@ def _sixteen_bit(values: NDArray[np.float32]) -> tuple[NDArray[np.uint16], float
 
 
 def _report(
-    run: Path, plan: PairingPlan, stacks: _Stacks, summary: Mapping[str, Any], pairs: pd.DataFrame
+    run: Path,
+    plan: PairingPlan,
+    stacks: _Stacks,
+    summary: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> None:
     from srmri_data.reports import ReportInputs, write_report
 
@@ -930,8 +932,13 @@ def _report(
     write_report(
         run,
         ReportInputs(
-            summary=summary,
-            pairs=pairs,
+            # Without the time it took, which would make two drawings of one run differ.
+            summary={
+                **{key: value for key, value in summary.items() if key != "seconds"},
+                "versions": provenance["versions"],
+                "command": provenance["command"],
+            },
+            pairs=read_pairs(run),
             votes=read_votes(run),
             low_res=stacks.low_images,
             high_res_slice=high_res_slice,
@@ -994,6 +1001,5 @@ def redraw_report(
     )
     step = progress or (lambda *_: None)
     stacks = _Stacks.read(plan, step)
-    summary = {key: value for key, value in opened.summary.items() if key != "seconds"}
-    _report(run, plan, stacks, summary, read_pairs(run))
+    _report(run, plan, stacks, opened.summary, opened.provenance)
     return run / "index.html"

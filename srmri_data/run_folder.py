@@ -318,7 +318,7 @@ def open_run(path: Path) -> Run:
     for name in ("summary.json", "provenance.json"):
         document = read_json(path / name)
         found = document.get("schema_version") if isinstance(document, dict) else None
-        if found != SCHEMA_VERSION:
+        if found != SCHEMA_VERSION or isinstance(found, bool):
             raise FormatError(
                 f"{path / name}: schema_version {found!r}, this srmri reads {SCHEMA_VERSION}",
                 hint="use the srmri version that wrote the run, or make the run again",

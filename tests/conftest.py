@@ -37,7 +37,7 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
     from srmri_data.simulate import SimulationConfig, run_simulate
 
     root = tmp_path_factory.mktemp("tiny")
-    brain = mouse_brain((80, 120, 50), 0.15, noise=0.02)
+    brain = mouse_brain((80, 120, 50), 0.15, noise=0.04)
     high = write_paravision_study(brain, root / "hr_study", subject_id="tiny-mouse")
     (record,) = ingest.discover(high)
     config = SimulationConfig(

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
+from srmri_data.choices import SubjectPosition, SubjectType, VoxelType
 from srmri_data.errors import (
     AmbiguousScanError,
     FormatError,
@@ -34,19 +34,6 @@ from srmri_data.formats.archive import materialise, member_names, split_archive
 from srmri_data.geometry import orientation_code, voxel_spacing
 from srmri_data.types import Affine
 from srmri_data.volumes import Provenance, Volume
-
-SubjectType = Literal["Quadruped", "OtherAnimal", "Biped", "Phantom", "Human", "Other"]
-SubjectPosition = Literal[
-    "Head_Supine",
-    "Head_Prone",
-    "Head_Left",
-    "Head_Right",
-    "Foot_Supine",
-    "Foot_Prone",
-    "Foot_Left",
-    "Foot_Right",
-]
-VoxelType = Literal["float32", "stored"]
 
 _FORMAT_OF_SUFFIX = {
     ".nii": "nifti",

@@ -30,6 +30,7 @@ from brukerapi.dataset import DEFAULT_STATES, LOAD_STAGES, SUBJECT_POSITION_MATR
 from brukerapi.jcampdx import JCAMPDX, GenericParameter
 from numpy.typing import NDArray
 
+from srmri_data.choices import SubjectPosition, SubjectType, VoxelType
 from srmri_data.errors import (
     AffineError,
     FormatError,
@@ -38,7 +39,7 @@ from srmri_data.errors import (
     TruncatedError,
     UsageError,
 )
-from srmri_data.formats import ImageHeader, SubjectPosition, SubjectType, VoxelType
+from srmri_data.formats import ImageHeader
 from srmri_data.formats.streaming import check_scaling, noting_strange_values, read_planes
 from srmri_data.geometry import check_affine
 from srmri_data.safe_io import contained, read_bounded

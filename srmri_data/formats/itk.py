@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from srmri_data.choices import SubjectType, VoxelType
 from srmri_data.errors import (
     AffineError,
     FormatError,
@@ -29,7 +30,7 @@ from srmri_data.errors import (
     SizeLawError,
     TruncatedError,
 )
-from srmri_data.formats import ImageHeader, SubjectType, VoxelType
+from srmri_data.formats import ImageHeader
 from srmri_data.formats.archive import DEFLATE_RATIO
 from srmri_data.formats.nifti import compressed_errors, drain
 from srmri_data.formats.streaming import ByteSource, noting_strange_values, read_planes

@@ -20,6 +20,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
+from srmri_data.choices import VoxelType
 from srmri_data.errors import (
     AffineError,
     ChecksumError,
@@ -28,7 +29,7 @@ from srmri_data.errors import (
     SizeLawError,
     TruncatedError,
 )
-from srmri_data.formats import ImageHeader, VoxelType
+from srmri_data.formats import ImageHeader
 from srmri_data.formats.archive import DEFLATE_RATIO
 from srmri_data.formats.streaming import (
     ByteSource,

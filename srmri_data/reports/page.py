@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,7 +172,6 @@ def _context(
     return {
         "palette": PALETTE,
         "run": run,
-        "review_command": f"srmri review {shlex.quote(run)}",
         "paired": int(series.paired.sum()),
         "waiting": int(series.review.sum()),
         "waiting_empty": int((series.review & series.empty).sum()),

@@ -117,6 +117,14 @@ def test_half_percent_of_power_above_half_nyquist(centre):
     assert power[per_axis].sum() >= 0.005 * power.sum()
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((512, 720, 1), 2), ((512, 1, 304), 1)])
+def test_whole_slices_with_their_air_hold_half_a_percent_too(shape, axis):
+    image = mouse_brain(shape, FINE).data.take(0, axis)
+    power = np.abs(np.fft.fft2(image - image.mean())) ** 2
+    frequency = np.meshgrid(*(np.abs(np.fft.fftfreq(n)) for n in power.shape), indexing="ij")
+    assert power[np.max(frequency, axis=0) > 0.25].sum() >= 0.005 * power.sum()
+
+
 def test_tissue_contrast_is_t2_star_like(brain):
     """White matter darker than cortex, fluid brighter, at places that are known."""
 

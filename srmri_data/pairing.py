@@ -49,7 +49,7 @@ from srmri_data.slices import (
     stack_frame,
     trim_window,
 )
-from srmri_data.types import Affine, DistanceMatrix, SliceArray
+from srmri_data.types import Affine, DistanceMatrix, HighResStack, LowResStack
 from srmri_data.volumes import Sourced, Volume
 from srmri_data.voters import trunk_source, voter_settings
 
@@ -594,8 +594,8 @@ class _Stacks:
     high_slices: NDArray[Any]
     low_intensity: IntensityMap
     high_intensity: IntensityMap
-    low_images: SliceArray
-    high_images: SliceArray
+    low_images: LowResStack
+    high_images: HighResStack
     reference: NDArray[np.float64]
     empty: NDArray[np.bool_]
     contrast: float
@@ -646,7 +646,7 @@ class _Stacks:
 
 
 def _contrast(
-    plan: PairingPlan, low: SliceArray, high: SliceArray, empty: NDArray[np.bool_]
+    plan: PairingPlan, low: LowResStack, high: HighResStack, empty: NDArray[np.bool_]
 ) -> float:
     """Median correlation of LR slices with the HR slices the affines put them at."""
     middle = [(a + b - 1) / 2 for a, b in (plan.low_window.rows, plan.low_window.cols)]

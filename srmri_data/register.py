@@ -5,7 +5,7 @@ Until a registration is estimated, the two scans are related by their affines.
 
 from __future__ import annotations
 
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -87,73 +87,13 @@ def reslice(
     """
     values = np.zeros(shape, dtype=np.float32)
     valid = np.zeros(shape, dtype=np.bool_)
-    _reslice_kernel()(image, np.ascontiguousarray(matrix, dtype=np.float64), values, valid)
-    return values, valid
-
-
-@cache
-def _reslice_kernel() -> Any:
-    """Compile the tricubic kernel on first use: numba takes a second to import."""
+    # Imported here: numba takes a second.
     import numba
 
-    @numba.njit(cache=True, inline="always")
-    def cubic(t: float, weights: NDArray[np.float64]) -> None:  # pragma: no cover - compiled
-        weights[0] = ((-0.5 * t + 1.0) * t - 0.5) * t
-        weights[1] = (1.5 * t - 2.5) * t * t + 1.0
-        weights[2] = ((-1.5 * t + 2.0) * t + 0.5) * t
-        weights[3] = (0.5 * t - 0.5) * t * t
+    from srmri_data.register_kernel import tricubic
 
-    @numba.njit(cache=True, parallel=True)
-    def kernel(
-        image: NDArray[Any],
-        matrix: NDArray[np.float64],
-        values: NDArray[np.float32],
-        valid: NDArray[np.bool_],
-    ) -> None:  # pragma: no cover - compiled
-        n_a, n_b, n_c = image.shape
-        for s in numba.prange(values.shape[0]):
-            wa, wb, wc = np.empty(4), np.empty(4), np.empty(4)
-            for r in range(values.shape[1]):
-                for c in range(values.shape[2]):
-                    a = matrix[0, 0] * s + matrix[0, 1] * r + matrix[0, 2] * c + matrix[0, 3]
-                    b = matrix[1, 0] * s + matrix[1, 1] * r + matrix[1, 2] * c + matrix[1, 3]
-                    d = matrix[2, 0] * s + matrix[2, 1] * r + matrix[2, 2] * c + matrix[2, 3]
-                    if (
-                        a < -0.5
-                        or b < -0.5
-                        or d < -0.5
-                        or a > n_a - 0.5
-                        or b > n_b - 0.5
-                        or d > n_c - 0.5
-                    ):
-                        continue
-                    # A header's rounding must not turn a sample into an interpolation.
-                    if abs(a - np.rint(a)) < 1e-6:
-                        a = np.rint(a)
-                    if abs(b - np.rint(b)) < 1e-6:
-                        b = np.rint(b)
-                    if abs(d - np.rint(d)) < 1e-6:
-                        d = np.rint(d)
-                    ia, ib, ic = int(np.floor(a)), int(np.floor(b)), int(np.floor(d))
-                    cubic(a - ia, wa)
-                    cubic(b - ib, wb)
-                    cubic(d - ic, wc)
-                    total = 0.0
-                    for u in range(4):
-                        if wa[u] == 0.0:
-                            continue
-                        pa = min(max(ia + u - 1, 0), n_a - 1)
-                        for v in range(4):
-                            if wb[v] == 0.0:
-                                continue
-                            pb = min(max(ib + v - 1, 0), n_b - 1)
-                            line = 0.0
-                            for w in range(4):
-                                if wc[w] != 0.0:
-                                    pc = min(max(ic + w - 1, 0), n_c - 1)
-                                    line += wc[w] * image[pa, pb, pc]
-                            total += wa[u] * wb[v] * line
-                    values[s, r, c] = total
-                    valid[s, r, c] = True
-
-    return kernel
+    to_image = np.ascontiguousarray(matrix, dtype=np.float64)
+    # Threads that share nothing, as the SSIM voter's: see there.
+    with ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS) as pool:  # type: ignore[attr-defined]
+        list(pool.map(lambda s: tricubic(image, to_image, values, valid, s), range(shape[0])))
+    return values, valid

@@ -16,5 +16,11 @@ VoxelArray: TypeAlias = Shaped[np.ndarray, "i j k"]
 SliceArray: TypeAlias = Float32[np.ndarray, "slice row col"]
 """A stack of 2-D images."""
 
+LowResStack: TypeAlias = Float32[np.ndarray, "n_lr row col"]
+"""LR slices, intensities mapped to [0, 1] by one affine map per volume."""
+
+HighResStack: TypeAlias = Float32[np.ndarray, "n_hr row col"]
+"""HR slices at the in-plane size of the LR slices, intensities likewise."""
+
 DistanceMatrix: TypeAlias = Float32[np.ndarray, "n_lr n_hr"]
 """Dissimilarity of every LR slice to every HR slice; smaller is more alike."""

@@ -38,7 +38,9 @@ def run(tiny_pair, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
     arguments = ["--lr", tiny_pair.low, "--hr", tiny_pair.high, "--truth", tiny_pair.truth]
     result = srmri("pair", *arguments, "--out", out, "--json", *FAST)
-    assert json.loads(result.stdout) == json.loads((out / "summary.json").read_text())
+    assert json.loads(result.stdout) == json.loads(
+        (out / "summary.json").read_text(encoding="utf-8")
+    )
     return out
 
 
@@ -160,7 +162,7 @@ def test_existing_run_needs_force(run, tiny_pair, tmp_path):
     (other / "thesis.doc").write_text("precious")
     arguments[6] = other
     srmri(*arguments, "--force", code=2)
-    assert (other / "thesis.doc").read_text() == "precious"
+    assert (other / "thesis.doc").read_text(encoding="utf-8") == "precious"
 
 
 def test_queue_can_fail_the_command(tiny_pair, tmp_path):
@@ -207,7 +209,7 @@ def test_report_is_drawn_again_from_moved_scans(run, tiny_pair, tmp_path):
 def test_unknown_schema_version_is_refused(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    summary = json.loads((copy / "summary.json").read_text())
+    summary = json.loads((copy / "summary.json").read_text(encoding="utf-8"))
     (copy / "summary.json").write_text(json.dumps({**summary, "schema_version": 2}))
     assert "schema_version 2" in srmri("report", copy, "-q", code=3).stderr
 
@@ -218,7 +220,7 @@ def test_simulate_writes_one_nifti_and_its_truth(tiny_pair, tmp_path):
                    "-150", "0", "75", "--tilt-deg", "0", "0", "-1", "--json", "-q")  # fmt: skip
     document = json.loads(result.stdout)
     assert [path.name for path in out.rglob("*.nii.gz")] == [Path(document["low_res"]).name]
-    truth = json.loads(Path(document["truth"]).read_text())
+    truth = json.loads(Path(document["truth"]).read_text(encoding="utf-8"))
     assert np.array(truth["low_to_high"]).shape == (4, 4)
     assert "--force" in srmri("simulate", tiny_pair.high, "--out", out, "-q", code=2).stderr
 
@@ -235,7 +237,7 @@ def damaged(tiny_pair, tmp_path, name):
 
 def edit(path: Path, key: str, value: str) -> None:
     """Replace the value of a JCAMP parameter."""
-    lines, out, skipping = path.read_text().splitlines(), [], False
+    lines, out, skipping = path.read_text(encoding="utf-8").splitlines(), [], False
     for line in lines:
         if line.startswith(f"##${key}="):
             out.append(f"##${key}={value}")
@@ -310,7 +312,7 @@ def other_subject(tiny_pair, tmp_path):
     study, _ = damaged(tiny_pair, tmp_path, "subject")
     for name in ("subject", "visu_pars"):
         for path in study.rglob(name):
-            path.write_text(path.read_text().replace("tiny-mouse", "another-mouse"))
+            path.write_text(path.read_text(encoding="utf-8").replace("tiny-mouse", "another-mouse"))
     return study, tiny_pair.high, "allow-subject-mismatch"
 
 

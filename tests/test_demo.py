@@ -48,7 +48,7 @@ def test_the_papers_vote_is_neither_always_nor_never_exact_under_motion(demo):
 
 def test_positions_and_errors_follow_their_definitions(demo):
     pairs = read_pairs(demo[0] / "pairs")
-    truth = json.loads((demo[0] / "lr_study" / "truth.json").read_text())
+    truth = json.loads((demo[0] / "lr_study" / "truth.json").read_text(encoding="utf-8"))
     summary = demo[1]["summary"]
     to_high = np.array(truth["low_to_high"])
     to_voxel = {role: np.array(summary[role]["to_voxel"]) for role in ("lr", "hr")}
@@ -68,7 +68,9 @@ def test_committed_example_is_readable_and_holds_no_foreign_path():
     run = open_run(PROJECT / "pairing_reports" / "example")
     pairs = read_pairs(run.path)
     assert len(pairs) == run.summary["n_lr"]
-    text = (run.path / "provenance.json").read_text() + (run.path / "index.html").read_text()
+    text = (run.path / "provenance.json").read_text(encoding="utf-8") + (
+        run.path / "index.html"
+    ).read_text(encoding="utf-8")
     assert not re.search(r"/(?:home|Users|tmp|root|work)/", text)
 
 

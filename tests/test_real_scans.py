@@ -139,4 +139,6 @@ def test_template_with_motion_shows_how_often_the_vote_is_wrong(template, tmp_pa
     )
     assert 0 < summary["exact"] < 0.9
     assert summary["wrongly_accepted"] > 0
-    assert f"{summary['exact']:.0%}"[:2] in (tmp_path / "run" / "index.html").read_text()
+    assert f"{summary['exact']:.0%}"[:2] in (tmp_path / "run" / "index.html").read_text(
+        encoding="utf-8"
+    )

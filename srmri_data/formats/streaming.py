@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from srmri_data.volumes import Provenance
 _CHUNK = 4 << 20
 
 
+@runtime_checkable
 class ByteSource(Protocol):
     """What is needed of a file: plain, gzip or zlib."""
 

@@ -163,7 +163,7 @@ def _disagreeing(
     return reasons
 
 
-def _ordered(values: PairFloats, rows: Rows) -> Rows:
+def _ordered(values: PairFloats, rows: Rows) -> Int64[np.ndarray, " kept"]:
     """Rows by ascending value, those without a value left out."""
     finite: Rows = rows[np.isfinite(values[rows])]
     ordered: Rows = finite[np.argsort(values[finite], kind="stable")]

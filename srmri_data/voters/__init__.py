@@ -12,12 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from srmri_data.types import DistanceMatrix
+from srmri_data.types import DistanceMatrix, HighResStack, LowResStack
 from srmri_data.voters import lpips, pca, ssim
 from srmri_data.voters.lpips import lpips_distances
 from srmri_data.voters.pca import pca_distances
 from srmri_data.voters.ssim import ssim_distances
-from srmri_data.voters.stacks import HighResStack, LowResStack
 from srmri_data.voters.trunk import TrunkSource, trunk_source
 
 __all__ = [

@@ -11,8 +11,8 @@ import numpy as np
 
 from srmri_data.errors import UsageError, WeightsError
 from srmri_data.safe_io import sha256_file
-from srmri_data.types import DistanceMatrix
-from srmri_data.voters.stacks import HighResStack, LowResStack, Progress, check_stacks
+from srmri_data.types import DistanceMatrix, HighResStack, LowResStack
+from srmri_data.voters.stacks import Progress, check_stacks
 from srmri_data.voters.trunk import load_trunk
 
 if TYPE_CHECKING:

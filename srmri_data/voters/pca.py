@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from srmri_data.errors import UsageError
-from srmri_data.types import DistanceMatrix
-from srmri_data.voters.stacks import HighResStack, LowResStack, check_stacks
+from srmri_data.types import DistanceMatrix, HighResStack, LowResStack
+from srmri_data.voters.stacks import check_stacks
 
 MAX_COMPONENTS = 50
 """Components kept when there are enough slices."""

@@ -9,8 +9,8 @@ from itertools import repeat
 import numpy as np
 
 from srmri_data.errors import UsageError
-from srmri_data.types import DistanceMatrix
-from srmri_data.voters.stacks import HighResStack, LowResStack, Progress, check_stacks
+from srmri_data.types import DistanceMatrix, HighResStack, LowResStack
+from srmri_data.voters.stacks import Progress, check_stacks
 
 K1 = 0.01
 K2 = 0.03

@@ -6,15 +6,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float32
 
 from srmri_data.errors import InputError
-
-LowResStack: TypeAlias = Float32[np.ndarray, "n_lr row col"]
-"""LR slices, intensities mapped to [0, 1] by one affine map per volume."""
-
-HighResStack: TypeAlias = Float32[np.ndarray, "n_hr row col"]
-"""HR slices at the in-plane size of the LR slices, intensities likewise."""
+from srmri_data.types import HighResStack, LowResStack
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (slices done, slices in all) as a voter advances."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -56,7 +58,7 @@ def test_centre_is_the_middle_of_the_field_of_view():
 def test_volume_scales_stored_integers_per_slice():
     data = np.ones((2, 2, 3), dtype=np.int16)
     volume = Volume(
-        data, np.eye(4), Provenance("x", "memory"),
+        data, np.eye(4), Provenance(Path("x"), "memory"),
         slope=np.array([1.0, 2.0, 3.0]), intercept=np.array([0.0, 0.5, 0.0]),
     )  # fmt: skip
     scaled = volume.scaled()
@@ -67,6 +69,8 @@ def test_volume_scales_stored_integers_per_slice():
 
 def test_volume_refuses_two_dimensions_and_singular_geometry():
     with pytest.raises(AffineError, match="3-D"):
-        Volume(np.ones((2, 0, 2)), np.eye(4), Provenance("x", "memory"))
+        Volume(np.ones((2, 0, 2), np.float32), np.eye(4), Provenance(Path("x"), "memory"))
     with pytest.raises(AffineError, match="singular"):
-        Volume(np.ones((2, 2, 2)), np.zeros((4, 4)) + np.diag([0, 0, 0, 1]), Provenance("x", "m"))
+        Volume(
+            np.ones((2, 2, 2), np.float32), np.diag([0.0, 0, 0, 1]), Provenance(Path("x"), "memory")
+        )

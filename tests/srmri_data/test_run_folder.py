@@ -55,10 +55,10 @@ def test_failure_keeps_the_old_run(tmp_path):
         (run / "summary.json").write_text("old")
     with pytest.raises(RuntimeError, match="half-way"):
         fail_inside(out, force=True)
-    assert (out / "summary.json").read_text() == "old"
+    assert (out / "summary.json").read_text(encoding="utf-8") == "old"
     with new_run(out, force=True) as run:
         (run / "summary.json").write_text("new")
-    assert (out / "summary.json").read_text() == "new"
+    assert (out / "summary.json").read_text(encoding="utf-8") == "new"
     assert os.listdir(tmp_path) == ["run"]
 
 

@@ -33,7 +33,7 @@ def test_exception_keeps_the_old_file_and_leaves_nothing(tmp_path):
 
     with pytest.raises(RuntimeError, match="while writing"):
         fail()
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
@@ -64,7 +64,7 @@ def test_kill_while_writing_leaves_the_old_file(tmp_path):
     """)
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -9  # the fault was hit
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
     (orphan,) = sweep_temporaries(tmp_path)
     assert not orphan.exists()
     assert os.listdir(tmp_path) == ["a.txt"]

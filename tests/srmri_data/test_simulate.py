@@ -354,7 +354,7 @@ def test_truth_round_trip(small, tmp_path):
     np.testing.assert_array_equal(truth.high_res_affine, small.affine)
     assert truth.config == MOVED
     assert truth.noise_sigma == expected.noise_sigma
-    document = json.loads(Path(made["truth"]).read_text())
+    document = json.loads(Path(made["truth"]).read_text(encoding="utf-8"))
     assert document["schema_version"] == 1
     assert document["high_res"]["crop"] == [[0, 60], [0, 90], [0, 38]]
     assert document["high_res"]["voxels_sha256"] == voxels_sha256(small.data)
@@ -380,7 +380,7 @@ def test_truth_round_trip(small, tmp_path):
 def test_damaged_truth_is_refused(small, tmp_path, change, match):
     made = run_simulate(small, SimulationConfig(), tmp_path / "out", format="nifti")
     path = Path(made["truth"])
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     read_truth(path)
     path.write_text(json.dumps({**document, **change}))
     with pytest.raises(ValueError, match=match):
@@ -409,7 +409,7 @@ def test_other_files_are_never_mixed_in_or_removed(small, tmp_path):
     (foreign / "thesis.txt").write_text("keep")
     with pytest.raises(UsageError, match="not empty"):
         run_simulate(small, MOVED, foreign, force=True)
-    assert (foreign / "thesis.txt").read_text() == "keep"
+    assert (foreign / "thesis.txt").read_text(encoding="utf-8") == "keep"
 
 
 def test_real_template_resembles_its_block_mean(shared_data):

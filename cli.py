@@ -30,7 +30,7 @@ from srmri_data.choices import (
 from srmri_data.errors import ExitCode, SrmriError, UsageError
 
 if TYPE_CHECKING:
-    from srmri_data.pairing import PairingPlan, ScanRequest
+    from srmri_data.planning import PairingPlan, ScanRequest
 
 EXIT_CODES = (
     "Exit codes: 0 done · 1 bug · 2 usage · 3 bad input · 4 some subjects failed · "
@@ -333,7 +333,8 @@ def pair(
     Writes a run folder: pairs.csv and .parquet, votes, HR resliced on LR's planes, provenance,
     and a report, index.html. Pairs the voters disagree on are queued for review.
     """
-    from srmri_data.pairing import PairingConfig, ScanRequest, find_scans, plan_pairing, run_pairing
+    from srmri_data.pairing import run_pairing
+    from srmri_data.planning import PairingConfig, ScanRequest, find_scans, plan_pairing
     from srmri_data.slices import Trim
 
     config = PairingConfig(
@@ -512,7 +513,7 @@ def simulate(
     Writes the scan and truth.json, the full LR-voxel to HR-voxel map.
     """
     from srmri_data import ingest
-    from srmri_data.pairing import ScanRequest, find_scan
+    from srmri_data.planning import ScanRequest, find_scan
     from srmri_data.simulate import SimulationConfig, run_simulate
 
     config = SimulationConfig(

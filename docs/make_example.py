@@ -14,8 +14,9 @@ from pathlib import Path
 
 from srmri_data import ingest
 from srmri_data.formats.paravision_writer import write_paravision_study
-from srmri_data.pairing import PairingConfig, ScanRequest, find_scans, plan_pairing, run_pairing
+from srmri_data.pairing import run_pairing
 from srmri_data.phantom import mouse_brain
+from srmri_data.planning import PairingConfig, ScanRequest, find_scans, plan_pairing
 from srmri_data.simulate import SimulationConfig, read_truth, run_simulate
 from srmri_data.slices import Trim
 

@@ -9,13 +9,8 @@ from typing import Any
 
 from srmri_data import ingest
 from srmri_data.errors import UsageError
-from srmri_data.pairing import (
-    PairingConfig,
-    ScanRequest,
-    find_scans,
-    plan_pairing,
-    run_pairing,
-)
+from srmri_data.pairing import run_pairing
+from srmri_data.planning import PairingConfig, ScanRequest, find_scans, plan_pairing
 from srmri_data.simulate import SimulationConfig, read_truth, run_simulate
 
 # The paper's field of view at half its resolution: HR 50 µm, LR 100 µm.

@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 
 from srmri_data import ingest
-from srmri_data.pairing import (
-    PairingConfig,
-    ScanRequest,
-    find_scans,
-    plan_pairing,
-    redraw_report,
-    run_pairing,
-)
+from srmri_data.pairing import redraw_report, run_pairing
+from srmri_data.planning import PairingConfig, ScanRequest, find_scans, plan_pairing
 from srmri_data.run_folder import read_pairs
 from srmri_data.simulate import SimulationConfig, read_truth, run_simulate
 from srmri_data.slices import Trim

@@ -333,7 +333,6 @@ def pair(
     Writes a run folder: pairs.csv and .parquet, votes, HR resliced on LR's planes, provenance,
     and a report, index.html. Pairs the voters disagree on are queued for review.
     """
-    from srmri_data.pairing import run_pairing
     from srmri_data.planning import PairingConfig, ScanRequest, find_scans, plan_pairing
     from srmri_data.slices import Trim
 
@@ -374,6 +373,9 @@ def pair(
     if dry_run:
         _print_plan(plan, out, json_output=json_output)
         return
+    # Imported when the headers have passed: bad input is refused at once.
+    from srmri_data.pairing import run_pairing
+
     with _progress(quiet) as progress:
         summary = run_pairing(
             plan,

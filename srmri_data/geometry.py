@@ -12,8 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 from srmri_data.errors import AffineError
 from srmri_data.types import Affine
 
-ANATOMICAL_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""World axis (x, y, z) that is normal to each anatomical plane."""
+PLANE_AXES: dict[str, tuple[tuple[int, int], ...]] = {
+    "coronal": ((1, +1), (2, -1), (0, +1)),
+    "axial": ((2, +1), (1, -1), (0, +1)),
+    "sagittal": ((0, +1), (2, -1), (1, +1)),
+}
+"""World axis and direction of the slices, rows and columns of each anatomical plane.
+
+Rows run downwards on a screen, so superior and anterior are on top.
+"""
 
 
 def check_affine(affine: ArrayLike, *, name: str = "affine") -> Affine:

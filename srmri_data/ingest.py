@@ -25,7 +25,7 @@ from srmri_data.formats import (
     read_volume,
     resolve_frame,
 )
-from srmri_data.geometry import apply_affine, closest_axes
+from srmri_data.geometry import PLANE_AXES, apply_affine, closest_axes
 from srmri_data.volumes import Volume
 
 Role = Literal["HR", "LR"]
@@ -38,9 +38,6 @@ MIN_OVERLAP = 0.5
 """Share of the smaller field of view that comparable scans have in common."""
 MIN_VOXEL_RATIO = 1.25
 """Voxel volumes closer than this count as one resolution."""
-
-# Rows and columns of an anatomical slice, as world axes (0 = x, 1 = y, 2 = z).
-_PLANE_AXES = {"coronal": (1, 2, 0), "axial": (2, 1, 0), "sagittal": (0, 2, 1)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -450,8 +447,11 @@ def plane_sizes(header: ImageHeader) -> dict[str, dict[str, int]]:
     world_axis, _ = closest_axes(header.affine)
     of_world = {int(axis): header.shape[index] for index, axis in enumerate(world_axis)}
     planes = {
-        plane: {"count": of_world[normal], "rows": of_world[rows], "cols": of_world[cols]}
-        for plane, (normal, rows, cols) in _PLANE_AXES.items()
+        plane: {
+            name: of_world[axis]
+            for name, (axis, _) in zip(("count", "rows", "cols"), axes, strict=True)
+        }
+        for plane, axes in PLANE_AXES.items()
     }
     i, j, k = header.shape
     planes["acquired"] = {"count": k, "rows": j, "cols": i}

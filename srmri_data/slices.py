@@ -20,17 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from srmri_data.choices import Plane
 from srmri_data.errors import ResolutionError, TrimError, UsageError
-from srmri_data.geometry import apply_affine, closest_axes, voxel_spacing
+from srmri_data.geometry import PLANE_AXES, apply_affine, closest_axes, voxel_spacing
 from srmri_data.intensity import foreground_threshold
 from srmri_data.types import Affine, SliceArray, VoxelArray
-
-# Image axes of each anatomical plane: (slice, row, col) as (world axis, direction).
-# Rows run downwards on a screen, so superior and anterior are on top.
-_PLANE_AXES: dict[str, tuple[tuple[int, int], ...]] = {
-    "coronal": ((1, +1), (2, -1), (0, +1)),
-    "axial": ((2, +1), (1, -1), (0, +1)),
-    "sagittal": ((0, +1), (2, -1), (1, +1)),
-}
 
 MIN_SLICES = 5
 """Fewest slices worth pairing after trimming."""
@@ -133,7 +125,7 @@ def stack_frame(
         targets = ((2, 1), (1, 1), (0, 1))
     else:
         world_axis, sign = closest_axes(affine)
-        targets = _PLANE_AXES[plane]
+        targets = PLANE_AXES[plane]
     to_voxel = np.zeros((4, 4))
     to_voxel[3, 3] = 1
     stack_shape = [0, 0, 0]

@@ -157,17 +157,19 @@ def inspect(
     if json_output:
         _print_json({"path": str(path), "scans": [record.to_json() for record in records]})
         return
+    _print_scans([record.to_json() for record in records])
+
+
+def _print_scans(scans: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
-    for record in records:
-        facts = record.to_json()
-        title = Text()
-        title.append(_scan_name(facts), style="bold")
-        role = facts["role"]
-        if role:
-            title.append(f"  likely {role}", style="bold green" if role == "HR" else "bold cyan")
+    for facts in scans:
+        title = Text(_scan_name(facts), style="bold")
+        if facts["role"]:
+            colour = "green" if facts["role"] == "HR" else "cyan"
+            title.append(f"  likely {facts['role']}", style=f"bold {colour}")
         console.print(title)
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", no_wrap=True)
@@ -177,8 +179,8 @@ def inspect(
         for problem in facts["problems"]:
             table.add_row("  problem", Text(problem, style="yellow"))
         console.print(table)
-    readable = sum(record.header is not None for record in records)
-    console.print(f"{len(records)} images listed, {readable} readable", style="dim", markup=False)
+    readable = sum(facts["readable"] for facts in scans)
+    console.print(f"{len(scans)} images listed, {readable} readable", style="dim")
 
 
 def _scan_name(facts: dict[str, Any]) -> str:
@@ -574,12 +576,13 @@ def demo(
     if json_output:
         _print_json(result)
         return
+    _print_scans(result["inspected"])
     _print_summary(result["summary"], Path(result["run"]))
 
 
 @app.command()
 def doctor(json_output: Json = False) -> None:
-    """Check the installation: versions, LPIPS weights, threads, memory, a tiny round trip."""
+    """Check the installation: versions, LPIPS weights, processors, disk, a tiny round trip."""
     from srmri_data.doctor import examine
 
     findings = examine()

@@ -35,7 +35,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(git ls-files 'srmri_data/*.py' 'srmri_model/*.py' cli.py)
+	$(BIN)/numpydoc lint $$(git ls-files 'srmri_data/*.py' 'srmri_model/*.py' cli.py)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.voters

@@ -68,14 +68,14 @@ class ImageHeader:
         knows the subject.
     dtype : str
         Type of the voxels on disk, for instance ``"int16"``.
+    provenance : Provenance
+        Facts about the scan with their sources, and warnings.
     frame_groups : mapping of str to int
         Dimensions beyond the three of space, for instance ``{"echo": 3}``.
     packages : int
         Number of slice packages (or DICOM stacks) in the image.
     package : int
         Which of them this header describes, from 1.
-    provenance : Provenance
-        Facts about the scan with their sources, and warnings.
     """
 
     path: Path

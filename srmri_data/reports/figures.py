@@ -34,7 +34,13 @@ if TYPE_CHECKING:
 
 
 class Colour(NamedTuple):
-    """One colour in both modes, ``#rrggbb``."""
+    """One colour in both modes.
+
+    Attributes
+    ----------
+    light, dark : str
+        ``#rrggbb``.
+    """
 
     light: str
     dark: str

@@ -58,7 +58,19 @@ _UNITS = {"mm": " mm", "um": " µm"}
 
 
 class Key(NamedTuple):
-    """One key figure: what it is, its value, and what it is out of."""
+    """One key figure.
+
+    Attributes
+    ----------
+    label : str
+        What it is.
+    value : str
+        How much.
+    note : str
+        What it is out of.
+    tone : str
+        ``review`` to draw attention, or empty.
+    """
 
     label: str
     value: str

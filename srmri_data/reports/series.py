@@ -125,7 +125,15 @@ class PairSeries:
 
 
 class PairwiseAgreement(NamedTuple):
-    """How often two voters pick the same slice: shares in [0, 1]."""
+    """How often two voters pick the same slice.
+
+    Attributes
+    ----------
+    first, second : str
+        The voters.
+    exact, within_1 : float
+        Share of slices in [0, 1] on which they agree, and agree within one.
+    """
 
     first: str
     second: str
@@ -134,7 +142,21 @@ class PairwiseAgreement(NamedTuple):
 
 
 class ErrorRow(NamedTuple):
-    """Errors of one source of positions against the truth; shares in [0, 1]."""
+    """Errors of one source of positions against the truth.
+
+    Attributes
+    ----------
+    source : str
+        A voter, or the decision.
+    slices : int
+        How many positions were compared.
+    exact, within_1 : float
+        Share in [0, 1] within half an HR slice and within one.
+    mae_um : float
+        Mean absolute error in µm.
+    blunders : int
+        How many are more than three slices off.
+    """
 
     source: str
     slices: int

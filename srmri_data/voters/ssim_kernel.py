@@ -121,12 +121,14 @@ def mean_ssim(
     ----------
     weights : tuple of float
         Half of the window, from its centre outwards.
-    a, b : (row, col) ndarray of float32
-        Two slices.
-    a_mean, b_mean : (row - 10, col - 10) ndarray of float64
-        Their local means.
-    a_variance, b_variance : (row - 10, col - 10) ndarray of float32
-        Their local variances.
+    a : (row, col) ndarray of float32
+        One slice.
+    a_mean : (row - 10, col - 10) ndarray of float64
+        Its local means.
+    a_variance : (row - 10, col - 10) ndarray of float32
+        Its local variances.
+    b, b_mean, b_variance : ndarray
+        The same of the other slice.
     c1, c2 : float
         Stabilizing constants, (K L)**2.
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,6 +69,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; the console script's entry point."""
+    # A polite kill ends like Ctrl-C: what was being written is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
         # A terminal without µ or × gets a question mark, not a traceback.
         if isinstance(stream, io.TextIOWrapper):
@@ -458,6 +462,159 @@ def report(
         _print_json({"report": str(page)})
     else:
         typer.echo(f"report: {page}")
+
+
+@app.command(
+    epilog="Examples: srmri review pairing_reports/m01 · srmri review RUN --list · "
+    "srmri review RUN --decide 41=83 --reviewer ann --confidence 3 · srmri review RUN --export"
+)
+def review(
+    run: Annotated[Path, typer.Argument(help="Run folder written by srmri pair.")],
+    show_list: Annotated[
+        bool, typer.Option("--list", help="List the queue and what was answered.")
+    ] = False,
+    export: Annotated[
+        bool, typer.Option("--export", help="Write reviews.jsonl and merge the decisions.")
+    ] = False,
+    decide: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LR=HR", help="Decide one slice: LR=HR, LR=none, LR=unsure."),
+    ] = None,
+    reviewer: Annotated[str | None, typer.Option(help="Who decides.")] = None,
+    confidence: Annotated[
+        int | None, typer.Option(min=1, max=4, help="With --decide: 1 guess to 4 certain.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="With --decide: free text.")] = "",
+    adjudicate: Annotated[
+        bool, typer.Option("--adjudicate", help="With --decide: settle a disagreement.")
+    ] = False,
+    sources: Annotated[
+        Path | None, typer.Option(help="Folder that holds the scans now, when they have moved.")
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port; 0 takes any.", rich_help_panel="Page")
+    ] = 0,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on.", rich_help_panel="Page")
+    ] = "127.0.0.1",
+    allow_remote: Annotated[
+        bool,
+        typer.Option(
+            "--allow-remote",
+            help="Let other computers in, with the token. An SSH tunnel is safer.",
+            rich_help_panel="Page",
+        ),
+    ] = False,
+    no_browser: Annotated[
+        bool,
+        typer.Option("--no-browser", help="Do not open a browser.", rich_help_panel="Page"),
+    ] = False,
+    no_blind: Annotated[
+        bool,
+        typer.Option(
+            "--no-blind",
+            help="Show the voters' picks before the decision.",
+            rich_help_panel="Page",
+        ),
+    ] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Settle the undecided pairs by eye, in the browser or at the terminal.
+
+    Without --list, --export or --decide it serves a page to this computer only and prints its
+    address; every decision is saved at once. Ctrl-C stops it.
+    """
+    from srmri_data import review_merge
+
+    if show_list + export + bool(decide) > 1:
+        raise UsageError("choose one of --list, --export and --decide")
+    if decide:
+        if reviewer is None:
+            raise UsageError("--decide needs --reviewer NAME")
+        events = [
+            review_merge.decide_at_terminal(
+                run,
+                decision,
+                reviewer=reviewer,
+                confidence=confidence,
+                note=note,
+                adjudicates=adjudicate,
+            )
+            for decision in decide
+        ]
+        if json_output:
+            _print_json([asdict(event) for event in events])
+        else:
+            for event in events:
+                typer.echo(f"LR {event.lr_slice}: {event.choice} ({event.reviewer})")
+    elif export:
+        counts = review_merge.export_reviews(run)
+        if json_output:
+            _print_json(counts)
+        else:
+            typer.echo(
+                f"{counts['decided']} decided, {counts['rejected']} rejected, "
+                f"{counts['queued']} still queued; log: {run / 'reviews.jsonl'}"
+            )
+    elif show_list:
+        _print_reviews(review_merge.list_reviews(run), json_output=json_output)
+    else:
+        with _progress(quiet or json_output) as progress:
+            _serve()(
+                run,
+                port=port,
+                sources=sources,
+                open_browser=not no_browser,
+                json_output=json_output,
+                allow_remote=allow_remote,
+                host=host,
+                reviewer=reviewer,
+                blind=not no_blind,
+                progress=progress,
+            )
+
+
+def _serve() -> Callable[..., None]:
+    try:
+        from srmri_data.review import serve
+    except ImportError as error:
+        raise UsageError(
+            f"the review page needs a package that is missing ({error.name})",
+            hint="pip install 'srmri[review]', or decide with --list and --decide",
+        ) from error
+    return serve
+
+
+def _print_reviews(rows: list[dict[str, Any]], *, json_output: bool) -> None:
+    if json_output:
+        _print_json(rows)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for column, justify in (
+        ("LR", "right"),
+        ("HR", "right"),
+        ("status", "left"),
+        ("reviewers", "right"),
+        ("reason", "left"),
+    ):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for row in rows:
+        style = {"decided": "green", "rejected": "red"}.get(row["status"], "yellow")
+        table.add_row(
+            str(row["lr_slice"]),
+            str(row["hr_slice"]),
+            Text(row["status"], style=style),
+            str(row["n_reviewers"]),
+            Text(row["reason"]),
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    waiting = sum(row["status"] == "review" for row in rows)
+    console.print(f"{waiting} of {len(rows)} wait for a decision", style="dim")
 
 
 @app.command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from srmri_data.errors import SrmriError, WeightsError
+from srmri_data.store import OLDEST_SQLITE
 
 _PACKAGES = (
     "numpy", "scipy", "nibabel", "SimpleITK", "brukerapi", "scikit-learn", "scikit-image", "numba",
@@ -55,6 +57,11 @@ def examine() -> list[Finding]:
         else Finding("processors", True, f"{os.cpu_count()}"),
         Finding(
             "disk", True, f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB free in this folder"
+        ),
+        Finding(
+            "sqlite",
+            sqlite3.sqlite_version_info >= OLDEST_SQLITE,
+            f"{sqlite3.sqlite_version}; review needs {'.'.join(map(str, OLDEST_SQLITE))} or newer",
         ),
         _guarded("round trip", _round_trip),
     ]

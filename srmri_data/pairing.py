@@ -37,6 +37,7 @@ from srmri_data.run_folder import (
     open_run,
     read_pairs,
     read_votes,
+    with_review_columns,
     write_pairs,
     write_votes,
 )
@@ -345,7 +346,7 @@ def _pairs_table(
         position = _positions(plan, stacks.reference, to_high)
         table["truth_position"] = position
         table["error_slices"] = hr_position - position
-    return pd.DataFrame(table).astype(PAIRS_DTYPES)
+    return with_review_columns(pd.DataFrame(table)).astype(PAIRS_DTYPES)
 
 
 def _counts(pairs: pd.DataFrame) -> dict[str, int]:

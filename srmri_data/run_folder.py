@@ -5,6 +5,8 @@ The contract is ``docs/run-folder.md``; this module is its only implementation.
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -29,8 +31,12 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+_BUILDING = ".building-"
+
+REVIEW_DATABASE = "review.sqlite"
+
 # Nullable types only where a value can be missing: a voter that was switched
-# off, a truth that is not known.
+# off, a truth that is not known, a confidence nobody stated.
 PAIRS_DTYPES: dict[str, str] = {
     "lr_slice": "int32",
     "hr_slice": "int32",
@@ -51,7 +57,17 @@ PAIRS_DTYPES: dict[str, str] = {
     "empty": "bool",
     "truth_position": "Float64",
     "error_slices": "Float64",
+    "auto_hr_slice": "int32",
+    "auto_hr_position": "float64",
+    "auto_offset_um": "float64",
+    "auto_status": "string",
+    "auto_reason": "string",
+    "reviewed_by_n": "int32",
+    "review_confidence": "Int32",
 }
+
+# The matcher's own decision, which a review never changes, and who looked.
+_REVIEW_COLUMNS = tuple(PAIRS_DTYPES)[-7:]
 
 VOTES_DTYPES: dict[str, str] = {
     "lr_slice": "int32",
@@ -83,19 +99,38 @@ def new_run(out: Path, *, force: bool = False) -> Iterator[Path]:
     UsageError
         If `out` exists and `force` is not given, or `out` is not a run folder.
     """
-    check_destination(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
-    try:
-        run = building / out.name
-        run.mkdir()
-        yield run
-        if out.exists():
-            # Two renames: at worst a kill between them leaves the old run aside.
-            out.rename(building / "replaced")
-        run.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    _sweep_abandoned(out)
+    check_destination(out, force=force)
+    building = Path(tempfile.mkdtemp(prefix=f".{out.name}{_BUILDING}", dir=out.parent))
+    with open(building / "lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            run = building / out.name
+            run.mkdir()
+            yield run
+            # Again: pairing takes minutes, in which somebody may have begun to review.
+            check_destination(out, force=force)
+            if out.exists():
+                # A kill between the two renames leaves the old run aside; the next sweep
+                # brings it back.
+                out.rename(building / "replaced")
+            run.rename(out)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+def _sweep_abandoned(out: Path) -> None:
+    """Remove what killed processes were building; one that is alive holds its lock."""
+    for building in out.parent.glob(f".{glob.escape(out.name)}{_BUILDING}*"):
+        try:
+            with open(building / "lock", "rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (building / "replaced").is_dir() and not out.exists():
+                    (building / "replaced").rename(out)
+                shutil.rmtree(building, ignore_errors=True)
+        except OSError:
+            continue
 
 
 def check_destination(out: Path, *, force: bool) -> None:
@@ -115,12 +150,42 @@ def check_destination(out: Path, *, force: bool) -> None:
     """
     if not os.path.lexists(out):
         return
+    if (out / REVIEW_DATABASE).exists():
+        # Pairs can be computed again; what people decided can not.
+        raise UsageError(
+            f"{out} has a review and is not replaced",
+            hint=f"choose another --out, or move {REVIEW_DATABASE} away first",
+        )
     empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
     if empty or (force and (out / "summary.json").is_file()):
         return
     if force:
         raise UsageError(f"{out} exists and is not a run folder", hint="choose another --out")
     raise UsageError(f"{out} exists already", hint="choose another --out, or add --force")
+
+
+def with_review_columns(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Add the columns of the review stage to pairs that nobody has reviewed.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        Pairs, perhaps written before there was a review stage.
+
+    Returns
+    -------
+    DataFrame
+        The same with all columns of `PAIRS_DTYPES`; those it had are unchanged.
+    """
+    import pandas as pd
+
+    added: dict[str, Any] = {
+        name: pairs[name.removeprefix("auto_")]
+        for name in _REVIEW_COLUMNS
+        if name.startswith("auto_")
+    }
+    added |= {"reviewed_by_n": 0, "review_confidence": pd.NA}
+    return pairs.assign(**{name: value for name, value in added.items() if name not in pairs})
 
 
 def write_pairs(run: Path, pairs: pd.DataFrame) -> None:
@@ -206,7 +271,8 @@ class Run:
         files = [(Path(file["path"]), file["sha256"]) for file in entry["files"]]
         changed = None
         for path in candidates:
-            found = [path / name if str(name) != "." else path for name, _ in files]
+            # By name, not by walking: a path may lead through a zip archive.
+            found = [Path(os.path.normpath(path / name)) for name, _ in files]
             if not all(file.is_file() for file in found):
                 continue
             wrong = [
@@ -271,7 +337,9 @@ def read_pairs(run: Path) -> pd.DataFrame:
     FormatError
         If it is damaged or a column is missing.
     """
-    return _read_table(run / "pairs.parquet", PAIRS_DTYPES)
+    needed = {name: PAIRS_DTYPES[name] for name in PAIRS_DTYPES if name not in _REVIEW_COLUMNS}
+    table = with_review_columns(_read_table(run / "pairs.parquet", needed))
+    return table.astype(PAIRS_DTYPES)
 
 
 def _read_table(path: Path, dtypes: Mapping[str, str]) -> pd.DataFrame:

@@ -206,6 +206,21 @@ def test_report_is_drawn_again_from_moved_scans(run, tiny_pair, tmp_path):
     assert "changed" in srmri("report", copy, "--sources", moved, "-q", code=3).stderr
 
 
+def test_scan_in_an_archive_is_found_again(tiny_pair, tmp_path):
+    archive = tmp_path / "scans" / "lr.zip"
+    shutil.make_archive(str(archive.with_suffix("")), "zip", tiny_pair.low.parent, "lr_study")
+    run = tmp_path / "run"
+    srmri("pair", "--lr", archive, "--hr", tiny_pair.high, "--out", run, *FAST)
+    before = (run / "index.html").read_bytes()
+    srmri("report", run, "-q")
+    assert (run / "index.html").read_bytes() == before
+    moved = tmp_path / "archive"
+    shutil.copytree(tiny_pair.high, moved / tiny_pair.high.name)
+    shutil.move(archive, moved)
+    srmri("report", run, "-q", code=3)
+    srmri("report", run, "--sources", moved, "-q")
+
+
 def test_unknown_schema_version_is_refused(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

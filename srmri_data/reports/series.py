@@ -199,7 +199,7 @@ def pair_series(inputs: ReportInputs) -> PairSeries:
         n_votes=_floats(pairs, "n_votes"),
         spread=_floats(pairs, "spread"),
         margin=_floats(pairs, "margin"),
-        paired=(status == "auto") & np.isfinite(high_res_slice) & ~empty,
+        paired=np.isin(status, ["auto", "decided"]) & np.isfinite(high_res_slice) & ~empty,
         review=status == "review",
         empty=empty,
         truth=truth,

@@ -315,7 +315,7 @@ def test_page_says_what_a_reader_decides_by(run: tuple[Path, ReportInputs]) -> N
     assert waiting > 1
     assert f"{40 - 3 - waiting} of 40 slices paired, {waiting} wait for review" in page.text
     assert "3 left out, near-empty" in page.text
-    assert "status review in pairs.csv" in page.text
+    assert "srmri review m07_50um-25um" in page.text
     assert "1 of 4 needs your attention" in page.text
     assert "How often the vote is wrong" in page.text
     for word in (

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from srmri_data.errors import ChecksumError, FormatError, MissingInputError, UsageError
 from srmri_data.run_folder import (
     PAIRS_DTYPES,
+    REVIEW_DATABASE,
     SCHEMA_VERSION,
     check_destination,
     new_run,
@@ -59,6 +63,50 @@ def test_failure_keeps_the_old_run(tmp_path):
     with new_run(out, force=True) as run:
         (run / "summary.json").write_text("new")
     assert (out / "summary.json").read_text(encoding="utf-8") == "new"
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def killed_while(out, code):
+    """Run a process that kills itself inside `new_run`."""
+    program = f"""
+import os, signal
+from pathlib import Path
+from srmri_data.run_folder import new_run
+out = Path({str(out)!r})
+with new_run(out, force=True) as run:
+    (run / "summary.json").write_text("new")
+    {code}
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+    assert done.returncode == -signal.SIGKILL  # the fault was hit
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path):
+    out = tmp_path / "run"
+    killed_while(out, "pass")
+    assert not out.exists()
+    assert len(os.listdir(tmp_path)) == 1
+    with new_run(out) as run:
+        (run / "summary.json").write_text("mine")
+        # One that is alive is left alone.
+        with new_run(out) as other:
+            (other / "summary.json").write_text("other")
+            assert run.is_dir()
+        (out / "summary.json").unlink()
+    assert (out / "summary.json").read_text(encoding="utf-8") == "mine"
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_kill_between_the_two_renames_loses_nothing(tmp_path):
+    out = tmp_path / "run"
+    with new_run(out) as run:
+        (run / "summary.json").write_text("old")
+    killed_while(out, "out.rename(run.parent / 'replaced')")
+    assert not out.exists()
+    with pytest.raises(UsageError, match="exists"), new_run(out):
+        pass
+    assert (out / "summary.json").read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["run"]
 
 
@@ -152,3 +200,50 @@ def test_what_is_no_run_is_refused(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION}))
     with pytest.raises(MissingInputError, match=r"provenance\.json"):
         open_run(tmp_path)
+
+
+def test_a_reviewed_run_is_never_replaced(tmp_path):
+    out = tmp_path / "run"
+    with new_run(out) as run:
+        (run / "summary.json").write_text("old")
+    check_destination(out, force=True)
+    (out / REVIEW_DATABASE).touch()
+    with pytest.raises(UsageError, match="has a review") as caught:
+        check_destination(out, force=True)
+    assert REVIEW_DATABASE in caught.value.hint
+    with pytest.raises(UsageError, match="has a review"):
+        fail_inside(out, force=True)
+    assert (out / "summary.json").read_text(encoding="utf-8") == "old"
+
+
+def test_pairs_from_before_the_review_stage_are_read(tmp_path):
+    table = pairs_table().assign(hr_slice=[4, 5, 6], reason="why", status="auto")
+    write_pairs(tmp_path, table)
+    kept = list(PAIRS_DTYPES)[:19]
+    pd.read_parquet(tmp_path / "pairs.parquet")[kept].to_parquet(tmp_path / "pairs.parquet")
+    pairs = read_pairs(tmp_path)
+    assert list(pairs) == list(PAIRS_DTYPES)
+    assert pairs["auto_hr_slice"].tolist() == [4, 5, 6]
+    assert pairs["auto_reason"].tolist() == ["why"] * 3
+    assert pairs["reviewed_by_n"].tolist() == [0] * 3
+    assert pairs["review_confidence"].isna().all()
+    pairs.drop(columns="hr_slice").to_parquet(tmp_path / "pairs.parquet")
+    with pytest.raises(FormatError, match="'hr_slice' is missing"):
+        read_pairs(tmp_path)
+
+
+def test_a_review_that_began_meanwhile_is_kept(tmp_path):
+    out = tmp_path / "run"
+    with new_run(out) as run:
+        (run / "summary.json").write_text("old")
+
+    def replace_while_somebody_reviews():
+        with new_run(out, force=True) as run:
+            (run / "summary.json").write_text("new")
+            (out / REVIEW_DATABASE).write_text("decisions")
+
+    with pytest.raises(UsageError, match="has a review"):
+        replace_while_somebody_reviews()
+    assert (out / "summary.json").read_text(encoding="utf-8") == "old"
+    assert (out / REVIEW_DATABASE).read_text(encoding="utf-8") == "decisions"
+    assert os.listdir(tmp_path) == ["run"]

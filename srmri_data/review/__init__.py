@@ -1,0 +1,9 @@
+"""The review page: settle undecided pairs by eye, on this computer, in a browser."""
+
+from __future__ import annotations
+
+from srmri_data.review.app import create_app
+from srmri_data.review.images import ReviewImages
+from srmri_data.review.server import serve
+
+__all__ = ["ReviewImages", "create_app", "serve"]

@@ -1,0 +1,343 @@
+"""The review application by itself: no socket, no browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from srmri_data.geometry import apply_affine
+from srmri_data.review import ReviewImages, create_app
+from srmri_data.run_folder import Run, open_run
+from srmri_data.slices import IntensityMap
+from srmri_data.store import ReviewStore
+
+HOST = "127.0.0.1:8000"
+TOKEN = "token-of-the-test"
+FROM_PAGE = {"Origin": f"http://{HOST}", "Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.fixture(scope="module")
+def paired(tiny_pair, tmp_path_factory) -> Run:
+    from srmri_data.pairing import run_pairing
+    from srmri_data.planning import PairingConfig, ScanRequest, find_scans, plan_pairing
+    from srmri_data.slices import Trim
+
+    scans = find_scans(ScanRequest(tiny_pair.low), ScanRequest(tiny_pair.high))
+    config = PairingConfig(trim=Trim(2, "slices"), voters=("pca", "ssim"))
+    run = tmp_path_factory.mktemp("paired") / "run"
+    run_pairing(plan_pairing(*scans, config), run)
+    return open_run(run)
+
+
+@pytest.fixture(scope="module")
+def images(paired) -> ReviewImages:
+    return ReviewImages.open(paired)
+
+
+@pytest.fixture
+def run(paired, tmp_path) -> Path:
+    return Path(shutil.copytree(paired.path, tmp_path / "run"))
+
+
+@pytest.fixture
+def store(run) -> ReviewStore:
+    return ReviewStore.open(run)
+
+
+@pytest.fixture
+def make_client(run, store, images):
+    def make(**options) -> TestClient:
+        app = create_app(
+            run, store=store, images=images, token=TOKEN, allowed_hosts=[HOST], **options
+        )
+        return TestClient(app, base_url=f"http://{HOST}", follow_redirects=False)
+
+    return make
+
+
+@pytest.fixture
+def client(make_client) -> TestClient:
+    client = make_client()
+    assert client.get(f"/auth?token={TOKEN}").status_code == 303
+    return client
+
+
+def decision(lr_slice: int, **changes) -> dict:
+    return {
+        "lr_slice": lr_slice,
+        "choice": "none",
+        "reviewer": "ann",
+        "expected_revision": 0,
+        "submission_id": str(uuid.uuid4()),
+        **changes,
+    }
+
+
+def first_item(client: TestClient, reviewer: str = "ann") -> int:
+    return client.get("/api/queue", params={"reviewer": reviewer}).json()["items"][0]["lr_slice"]
+
+
+def test_the_token_opens_one_session_once(make_client):
+    client = make_client()
+    assert client.get("/").status_code == 401
+    # A link preview must not use it up.
+    assert client.head(f"/auth?token={TOKEN}").status_code in (401, 405)
+    answer = client.get(f"/auth?token={TOKEN}")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert TOKEN not in cookie
+    assert client.get("/").status_code == 200
+    again = client.get(f"/auth?token={TOKEN}", headers={"Accept": "text/html"})
+    assert again.status_code == 403
+    assert "the tab that is open" in again.text
+
+
+def test_a_link_on_another_site_leads_in_by_a_page_of_our_own(make_client):
+    client = make_client()
+    answer = client.get(f"/auth?token={TOKEN}", headers={"Sec-Fetch-Site": "cross-site"})
+    # A redirect would still count as theirs, and the browser would withhold the cookie.
+    assert answer.status_code == 200
+    assert 'http-equiv="refresh"' in answer.text
+    assert client.get("/").status_code == 200
+
+
+def test_images_are_raw_little_endian_16_bit(client, images):
+    n = images.low_range[0]
+    answer = client.get(f"/api/image/lr/{n}")
+    shape = int(answer.headers["x-rows"]), int(answer.headers["x-cols"])
+    pixels = np.frombuffer(answer.content, "<u2").reshape(shape)
+    assert shape == images.shape
+    np.testing.assert_array_equal(pixels, images.low_res(n))
+    native = client.get("/api/image/hr/20").content
+    matched = client.get("/api/image/hr/20?match=1").content
+    assert len(native) == len(matched) == len(answer.content)
+    assert native != matched
+    assert client.get("/api/image/hr/100000").status_code == 404
+    assert client.get("/api/image/hr/20?match=yes").status_code == 422
+
+
+def test_low_res_lies_exactly_on_high_res(paired):
+    """Both volumes show the same ramp in world coordinates; so must the images."""
+    from srmri_data.pairing import plan_of_run
+
+    plan = plan_of_run(paired)
+
+    def ramp(frame) -> np.ndarray:
+        index = np.stack(np.meshgrid(*map(np.arange, frame.shape), indexing="ij"), axis=-1)
+        world = apply_affine(frame.affine, index.reshape(-1, 3))
+        return (world @ [0.02, 0.05, 0.07] + 0.5).reshape(frame.shape).astype(np.float32)
+
+    same = IntensityMap(low=0.0, high=1.0, foreground=0.1)
+    images = ReviewImages(
+        plan,
+        ramp(plan.low_frame),
+        ramp(plan.high_frame),
+        low_intensity=same,
+        high_intensity=same,
+    )
+    lr_slice = (images.low_range[0] + images.low_range[1]) // 2
+    position = float(apply_affine(plan.low_to_high, [lr_slice, 0.0, 0.0])[0])
+    below, above = (images.high_res(int(np.floor(position)) + n, matched=False) for n in (0, 1))
+    share = position - np.floor(position)
+    expected = below * (1 - share) + above * share
+    inside = (slice(8, -8), slice(8, -8))
+    error = (images.low_res(lr_slice) - expected)[inside]
+    pixel = float(np.abs(np.diff(expected, axis=1)).mean())
+    assert np.abs(error).max() < 0.02 * pixel + 2
+    # Positive control: one pixel to the side is seen.
+    assert (
+        np.abs((images.low_res(lr_slice) - np.roll(expected, 1, axis=1))[inside]).max() > pixel / 2
+    )
+    blurred = images.high_res(int(np.floor(position)), matched=True)
+    assert np.abs((blurred - below.astype(float))[inside]).max() < 0.02 * pixel + 2
+
+
+def test_both_volumes_share_one_grey_scale(images, paired):
+    about = images.describe()
+    black, white = about["window"]["black"], about["window"]["white"]
+    assert 0 <= black < white <= 65535
+    source = paired.provenance["sources"]["hr"]["intensity"]
+    assert images.scale.level(1.0) == white
+    assert images.scale.quantise(np.array([-1e9, 1e9], np.float32)).tolist() == [0, 65535]
+    assert source["high"] > source["low"]
+
+
+def test_candidates_hold_every_pick_in_an_order_of_the_reviewers_own(client, make_client):
+    lr_slice = first_item(client)
+    items = {
+        name: client.get(f"/api/item/{lr_slice}", params={"reviewer": name}).json()
+        for name in ("ann", "bob", "eve")
+    }
+    orders = {
+        name: [candidate["hr_slice"] for candidate in item["candidates"]]
+        for name, item in items.items()
+    }
+    again = client.get(f"/api/item/{lr_slice}", params={"reviewer": "ann"}).json()
+    assert again == items["ann"]
+    assert len({tuple(order) for order in orders.values()}) > 1
+    assert len({frozenset(order) for order in orders.values()}) == 1
+    assert len(set(orders["ann"])) == len(orders["ann"]) <= 9
+    assert set(items["ann"]["votes"].values()) <= set(orders["ann"])
+    labels = {label for c in items["ann"]["candidates"] for label in c["labels"]}
+    assert {"PCA", "SSIM", "geometry"} <= labels
+    open_eyed = make_client(blind=False)
+    open_eyed.get(f"/auth?token={TOKEN}")
+    shown = open_eyed.get(f"/api/item/{lr_slice}", params={"reviewer": "ann"}).json()
+    slices = [candidate["hr_slice"] for candidate in shown["candidates"]]
+    assert slices == sorted(orders["ann"])
+
+
+def test_near_empty_slices_come_last(client, store):
+    items = client.get("/api/queue", params={"reviewer": "ann"}).json()["items"]
+    empty = [store.items[item["lr_slice"]].empty for item in items]
+    assert empty == sorted(empty)
+
+
+def test_decide_retry_conflict_undo_and_redo(client, store):
+    lr_slice = first_item(client)
+    sent = decision(lr_slice, choice=20, confidence=3, note="<b>gds</b>", shown=[20, 21])
+    saved = client.post("/api/decision", json=sent, headers=FROM_PAGE)
+    assert saved.status_code == 200
+    assert saved.json()["note"] == "<b>gds</b>"
+    assert client.post("/api/decision", json=sent, headers=FROM_PAGE).json() == saved.json()
+    assert len(list(store.events())) == 1
+    stale = client.post("/api/decision", json=decision(lr_slice), headers=FROM_PAGE)
+    assert stale.status_code == 409
+    assert stale.json()["current_revision"] == saved.json()["revision"]
+    assert stale.json()["state"]["mine"] == 20
+    queue = client.get("/api/queue", params={"reviewer": "ann"}).json()
+    assert queue["undoable"]["id"] == saved.json()["id"]
+    step = {key: sent[key] for key in ("lr_slice", "reviewer")}
+    undone = client.post(
+        "/api/undo",
+        json={
+            **step,
+            "expected_revision": saved.json()["revision"],
+            "submission_id": str(uuid.uuid4()),
+        },
+        headers=FROM_PAGE,
+    ).json()
+    assert (undone["kind"], undone["choice"]) == ("undo", None)
+    redone = client.post(
+        "/api/undo",
+        json={
+            **step,
+            "expected_revision": undone["revision"],
+            "submission_id": str(uuid.uuid4()),
+            "undoes": undone["id"],
+        },
+        headers=FROM_PAGE,
+    ).json()
+    assert redone["choice"] == 20
+
+
+def test_a_page_of_another_run_records_nothing(client, store):
+    served = client.get("/api/run").json()["id"]
+    lr_slice = first_item(client)
+    for path, extra in (("/api/decision", {"choice": "none"}), ("/api/undo", {})):
+        sent = {k: v for k, v in decision(lr_slice).items() if k != "choice"} | extra
+        other = client.post(path, json={**sent, "run": "0" * 16}, headers=FROM_PAGE)
+        assert (other.status_code, other.json()["other_run"]) == (409, True)
+    assert list(store.events()) == []
+    own = client.post("/api/decision", json=decision(lr_slice, run=served), headers=FROM_PAGE)
+    assert own.status_code == 200
+
+
+def test_a_whole_number_may_be_written_as_json_likes(client):
+    sent = json.dumps(decision(first_item(client), choice=20)).replace("20,", "2.0e1,")
+    headers = {**FROM_PAGE, "Content-Type": "application/json"}
+    assert client.post("/api/decision", content=sent, headers=headers).json()["choice"] == 20
+
+
+def test_reviewers_see_their_own_answers_only(client):
+    lr_slice = first_item(client)
+    secret = decision(lr_slice, choice=20, note="what ann thinks")
+    assert client.post("/api/decision", json=secret, headers=FROM_PAGE).status_code == 200
+    for path in ("/api/queue", f"/api/item/{lr_slice}"):
+        seen = client.get(path, params={"reviewer": "bob"}).text
+        assert "ann" not in json.loads(seen).get("reviewer", "")
+        assert "what ann thinks" not in seen
+        assert '"mine": 20' not in seen
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b"[" * 30_000,
+        b'{"lr_slice": NaN}',
+        b'{"lr_slice": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_what_is_not_a_json_object_is_refused(client, body):
+    headers = {**FROM_PAGE, "Content-Type": "application/json"}
+    answer = client.post("/api/decision", content=body, headers=headers)
+    assert answer.status_code == 422
+    assert set(answer.json()) == {"error", "hint"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"choice": "maybe"},
+        {"choice": True},
+        {"choice": 10**6},
+        {"confidence": 5},
+        {"note": "x" * 2001},
+        {"note": "\ud800"},
+        {"reviewer": " "},
+        {"reviewer": ["ann"]},
+        {"submission_id": "1"},
+        {"shown": "20"},
+        {"views": [["swipe"]]},
+        {"visible_ms": -1},
+        {"expected_revision": None},
+        {"surprise": 1},
+    ],
+)
+def test_a_value_out_of_range_is_refused(client, store, changes):
+    sent = json.dumps(decision(first_item(client), **changes))
+    headers = {**FROM_PAGE, "Content-Type": "application/json"}
+    assert client.post("/api/decision", content=sent, headers=headers).status_code == 422
+    assert list(store.events()) == []
+
+
+def test_a_bug_is_answered_without_its_traceback(client, images, monkeypatch, caplog):
+    def fail(number: int) -> None:
+        raise RuntimeError("a secret of the inside")
+
+    monkeypatch.setattr(images, "low_res", fail)
+    answer = client.get("/api/image/lr/5")
+    assert answer.status_code == 500
+    assert set(answer.json()) == {"error", "hint"}
+    assert "secret" not in answer.text
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "a secret of the inside" in caplog.text
+
+
+def test_the_description_names_every_route(client):
+    described = client.get("/api/openapi.json").json()["paths"]
+    routes = {route.path.replace(":int", "") for route in client.app.routes}
+    assert set(described) == routes
+
+
+def test_the_page_loads_nothing_but_its_own_files(client):
+    page = client.get("/").text
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<script>" not in page
+    assert "style=" not in page
+    for name in ("main.js", "style.css", "icon.svg", "viewer.js"):
+        assert client.get(f"/static/{name}").status_code == 200
+    assert client.get("/static/app.py").status_code == 404

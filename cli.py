@@ -26,6 +26,7 @@ from srmri_data.choices import (
     Method,
     OutputFormat,
     Plane,
+    RegistrationMetric,
     SubjectPosition,
     SubjectType,
 )
@@ -285,8 +286,48 @@ def pair(
         str, typer.Option(help="Comma-separated: pca, lpips, ssim.")
     ] = "pca,lpips,ssim",
     method: Annotated[
-        Method, typer.Option(help="'paper': most votes on unaligned slices; ties go to review.")
-    ] = "paper",
+        Method,
+        typer.Option(
+            help="'geometry': register, then vote on aligned slices as a check. "
+            "'paper': most votes on unaligned slices; ties go to review."
+        ),
+    ] = "geometry",
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="HR slices a vote may lie from the registration and still agree.",
+            rich_help_panel="Method geometry",
+        ),
+    ] = 1.0,
+    window: Annotated[
+        float,
+        typer.Option(
+            help="How far the animal may have moved from where the headers put it, mm.",
+            rich_help_panel="Method geometry",
+        ),
+    ] = 1.0,
+    metric: Annotated[
+        RegistrationMetric,
+        typer.Option(
+            help="What the registration compares images by.", rich_help_panel="Method geometry"
+        ),
+    ] = "auto",
+    starts: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Perturbed starts of the registration.",
+            rich_help_panel="Method geometry",
+        ),
+    ] = 6,
+    skip: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated stages to leave out: register, match, gain, path.",
+            rich_help_panel="Method geometry",
+        ),
+    ] = "",
     truth: Annotated[
         Path | None, typer.Option(help="truth.json of a simulated LR scan: adds accuracy.")
     ] = None,
@@ -323,7 +364,7 @@ def pair(
             rich_help_panel="Voters",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Picks the report's random pairs.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the search, and of the report's random pairs.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, write nothing.")
     ] = False,
@@ -350,6 +391,11 @@ def pair(
         pca_components=pca_components,
         lpips_trunk=lpips_trunk,
         allow_subject_mismatch=allow_subject_mismatch,
+        tolerance=tolerance,
+        window_mm=window,
+        metric=metric,
+        n_starts=starts,
+        skip=tuple(name.strip() for name in skip.split(",") if name.strip()),
         seed=seed,
     )
     if study is not None and (lr is not None or hr is not None):

@@ -7,8 +7,22 @@ from typing import Literal, TypeAlias
 Plane: TypeAlias = Literal["coronal", "axial", "sagittal", "acquired"]
 """Anatomical plane of the slices; `acquired` is the stored slice axis."""
 
-Method: TypeAlias = Literal["paper"]
-"""How pairs are decided; `paper`: votes on unaligned slices, exact agreement, ties go to review."""
+Method: TypeAlias = Literal["geometry", "paper"]
+"""How pairs are decided.
+
+`geometry`: registration gives the position, voters on aligned slices check it.
+`paper`: votes on unaligned slices, exact agreement, ties go to review.
+"""
+
+Stage: TypeAlias = Literal["register", "match", "gain", "path"]
+"""A stage of `geometry` that can be left out.
+
+`register`: align the scans, else their affines are believed. `match`: bring HR to LR's resolution
+and intensities before voting. `gain`: even out the receive coil. `path`: ask the monotone path.
+"""
+
+RegistrationMetric: TypeAlias = Literal["auto", "correlation", "mutual-information"]
+"""What the registration's first levels compare images by."""
 
 Acquisition: TypeAlias = Literal["kspace", "box"]
 """How a simulated scan comes about: truncated k-space, as a scanner does, or block means."""

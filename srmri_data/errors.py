@@ -15,6 +15,7 @@ The tree, with the exit code the command line maps each branch to::
         ├── AffineError            3   also ValueError; geometry missing or singular
         ├── SubjectMismatchError   3   LR and HR name different subjects
         ├── ResolutionError        3   LR and HR swapped, or no common field of view
+        ├── RegistrationError      3   the two scans can not be aligned
         ├── TrimError              3   trimming leaves too few slices
         └── WeightsError           3   network weights missing or not the expected ones
 
@@ -107,6 +108,10 @@ class SubjectMismatchError(InputError):
 
 class ResolutionError(InputError):
     """LR and HR are swapped, or share no field of view."""
+
+
+class RegistrationError(InputError):
+    """The two scans can not be aligned."""
 
 
 class TrimError(InputError):

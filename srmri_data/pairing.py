@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srmri_data import ingest
-from srmri_data.consensus import Decision, paper_vote, vote_table
-from srmri_data.errors import FormatError
+from srmri_data.consensus import Decision, Evidence, geometry_vote, paper_vote, vote_table
+from srmri_data.errors import FormatError, RegistrationError
 from srmri_data.geometry import apply_affine
 from srmri_data.ingest import ScanRecord
 from srmri_data.planning import (
     VOTER_NAMES,
     Check,
+    Comparison,
     PairingConfig,
     PairingPlan,
     ScanRequest,
@@ -49,13 +51,15 @@ from srmri_data.slices import (
     reference_points,
     resize_to_low_res,
 )
-from srmri_data.types import Affine, DistanceMatrix, HighResStack, LowResStack
+from srmri_data.types import Affine, Band, DistanceMatrix, HighResStack, LowResStack
 from srmri_data.volumes import Sourced, Volume
 from srmri_data.voters import trunk_source, voter_settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from srmri_data.matched import PlaneGeometry
+    from srmri_data.rigid import Registration
     from srmri_data.simulate import Truth
 
 Progress = Callable[[str, int, int], None]
@@ -65,6 +69,13 @@ _UNKNOWN = Sourced(None, "not in the header")
 _EXACT = 0.5 + 1e-6
 _BLUNDER = 3.0
 _WRONG = 1.0
+# Voters look this many LR slices, and at least this many HR slices, to either side of the place
+# that the registration names.
+_REACH_LOW, _REACH_HIGH = 3, 6
+# Below these the registration is not believed. Another animal of the same strain reaches a quality
+# of 0.75, the same animal 0.85 at the least (docs/decisions/0007).
+_LEAST_QUALITY = 0.8
+_LEAST_MARGIN = 0.004
 
 
 def run_pairing(
@@ -116,29 +127,42 @@ def run_pairing(
         trunk_source(plan.config.lpips_trunk)
     # All of the input is read before anything is written.
     stacks = Stacks.read(plan, step)
+    result = pair_stacks(plan, stacks, truth=truth, progress=step)
+    alignment, pairs, stacks = result.alignment, result.pairs, result.stacks
+    to_world = np.eye(4) if alignment is None else alignment.registration.matrix
     with new_run(out, force=force) as run:
-        step("aligning", 0, 1)
-        _write_aligned(run, plan, stacks)
-        step("aligning", 1, 1)
-        distances = _vote(plan.config, stacks, step)
+        step("writing HR on LR's planes", 0, 1)
+        _write_aligned(run, plan, stacks, to_world)
+        if alignment is not None and alignment.registration.n_starts:
+            from srmri_data.rigid import write_transform
+
+            write_transform(run / "transform.tfm", alignment.registration)
+        step("writing HR on LR's planes", 1, 1)
         settings = voter_settings(
             plan.config.voters,
             n_images=plan.low_window.shape[0] + plan.high_window.shape[0],
             n_components=plan.config.pca_components,
             trunk=plan.config.lpips_trunk,
         )
-        decisions = paper_vote(distances, plan.high_window.slice_numbers)
-        pairs = _pairs_table(plan, stacks, decisions, truth)
         write_pairs(run, pairs)
-        votes = vote_table(distances, plan.low_window.slice_numbers, plan.high_window.slice_numbers)
-        write_votes(run, votes)
+        numbers = plan.high_window.slice_numbers
+        write_votes(run, vote_table(result.distances, plan.low_window.slice_numbers, numbers))
         plan_facts = plan.describe()
         plan_facts["checks"].append(asdict(_check_contrast(stacks.contrast)))
+        if alignment is not None:
+            plan_facts["checks"] += [asdict(check) for check in alignment.checks]
+            plan_facts["geometry"] = {
+                "slope": alignment.geometry.slope,
+                "offset": alignment.geometry.offset,
+                **_voted_line(result.distances, numbers, alignment),
+            }
+            plan_facts["registration"] = alignment.registration.describe()
         summary = {
             "schema_version": SCHEMA_VERSION,
             "run": out.name,
             **plan_facts,
             **_counts(pairs),
+            "decisions_sha256": decisions_sha256(pairs),
             **(accuracy(pairs, plan.high_frame.spacing[0]) if truth is not None else {}),
         }
         provenance = _provenance(plan, stacks, settings, truth, command, out)
@@ -149,6 +173,77 @@ def run_pairing(
         summary["seconds"] = round(clock() - started, 2)
         write_json(run / "summary.json", summary)
     return summary
+
+
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """What `pair_stacks` found.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        One row per LR slice, the columns of ``pairs.parquet``.
+    distances : mapping of str to (n_lr, n_hr) ndarray
+        Per voter; NaN where not compared.
+    alignment : Alignment or None
+        None in ``--method paper``.
+    stacks : Stacks
+        With the images that were compared.
+    features : (n_lr, feature) ndarray or None
+        What the confidence was computed from; None in ``--method paper``.
+    """
+
+    pairs: pd.DataFrame
+    distances: Mapping[str, DistanceMatrix]
+    alignment: Alignment | None
+    stacks: Stacks
+    features: NDArray[np.float64] | None
+
+
+def pair_stacks(
+    plan: Comparison,
+    stacks: Stacks,
+    *,
+    truth: Truth | None = None,
+    progress: Progress | None = None,
+) -> Paired:
+    """Decide the pairs of two stacks, without reading or writing anything but weights.
+
+    Parameters
+    ----------
+    plan : Comparison
+        What to compare, and how.
+    stacks : Stacks
+        From `Stacks.read` or `Stacks.of`.
+    truth : Truth, optional
+        Known LR-to-HR map; fills in the errors.
+    progress : callable, optional
+        Called as ``progress(stage, done, total)``.
+
+    Returns
+    -------
+    Paired
+        The pairs and what led to them.
+    """
+    step = progress or (lambda *_: None)
+    alignment = None
+    if plan.config.method == "geometry":
+        alignment, stacks = _align(plan, stacks, step)
+    distances = _vote(plan, stacks, None if alignment is None else alignment.band, step)
+    numbers = plan.high_window.slice_numbers
+    if alignment is None:
+        decisions = paper_vote(distances, numbers)
+    else:
+        decisions = geometry_vote(
+            distances,
+            numbers,
+            alignment.evidence,
+            tolerance=plan.config.tolerance,
+            follow_path="path" not in plan.config.skip,
+        )
+    pairs = _pairs_table(plan, stacks, decisions, alignment, truth)
+    features = [d.features for d in decisions if d.features is not None]
+    return Paired(pairs, distances, alignment, stacks, np.array(features) if features else None)
 
 
 def _check_truth(plan: PairingPlan, truth: Truth) -> None:
@@ -222,6 +317,26 @@ class Stacks:
         step("reading", 1, 2)
         high = ingest.load(plan.high, frame=plan.high_selection)
         step("reading", 2, 2)
+        return cls.of(plan, low, high, step)
+
+    @classmethod
+    def of(cls, plan: Comparison, low: Volume, high: Volume, step: Progress) -> Stacks:
+        """Cut the slices of two volumes.
+
+        Parameters
+        ----------
+        plan : Comparison
+            What to compare.
+        low, high : Volume
+            Both volumes in scanner units.
+        step : callable
+            Called as ``step(stage, done, total)``.
+
+        Returns
+        -------
+        Stacks
+            Everything the voters look at.
+        """
         low_slices, high_slices = plan.low_frame.view(low.data), plan.high_frame.view(high.data)
         low_intensity, high_intensity = intensity_map(low.data), intensity_map(high.data)
         window = plan.low_window
@@ -260,8 +375,206 @@ class Stacks:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """How the registration relates the stacks, and what the voters are to look at.
+
+    Parameters
+    ----------
+    registration : Registration
+        What was found; the headers' own relation when nothing was.
+    geometry : PlaneGeometry
+        The same in slice numbers.
+    band : (n_lr, 2) ndarray of int
+        Half-open range of candidates, as columns, for each LR slice.
+    evidence : Evidence
+        What the decision is taken from beside the votes.
+    checks : tuple of Check
+        What was found on the way.
+    """
+
+    registration: Registration
+    geometry: PlaneGeometry
+    band: Band
+    evidence: Evidence
+    checks: tuple[Check, ...]
+
+
+def _align(plan: Comparison, stacks: Stacks, step: Progress) -> tuple[Alignment, Stacks]:
+    """Register, and give the voters slices on the same planes at the same resolution."""
+    from srmri_data.matched import (
+        PlaneGeometry,
+        even_gain,
+        like_low_res,
+        matched_slices,
+        similarity,
+    )
+    from srmri_data.rigid import Registration, RegistrationConfig, register_rigid
+
+    config, skip = plan.config, plan.config.skip
+    objections: list[str] = []
+    middle = apply_affine(plan.low_frame.affine, (np.array(plan.low_frame.shape) - 1) / 2)
+    registration = Registration.of_headers(middle)
+    if "register" not in skip:
+        try:
+            registration = register_rigid(
+                stacks.low_slices,
+                plan.low_frame.affine,
+                stacks.high_slices,
+                plan.high_frame.affine,
+                RegistrationConfig(config.metric, config.window_mm, config.n_starts, config.seed),
+                progress=lambda done, total: step("registering", done, total),
+            )
+            objections = _objections(registration)
+        except RegistrationError as failure:
+            objections = [f"the registration failed: {failure.message}"]
+    geometry = PlaneGeometry.of(
+        registration.matrix, plan.low_frame, plan.high_frame, plan.low_window
+    )
+    if geometry.slope <= 0.2 * plan.voxel_ratio[0]:
+        # Slices of LR cut across those of HR: numbers of slices can not correspond.
+        objections.append("LR's slices do not run along HR's")
+        registration = Registration.of_headers(middle)
+        geometry = PlaneGeometry.of(np.eye(4), plan.low_frame, plan.high_frame, plan.low_window)
+    numbers, first = plan.low_window.slice_numbers, plan.high_window.slices[0]
+    centre = geometry.at(numbers)
+    n_high = plan.high_window.shape[0]
+    nearest = np.rint(centre).astype(np.intp) - first
+    nearest[(nearest < 0) | (nearest >= n_high)] = -1
+    low_images, high_images = stacks.low_images, stacks.high_images
+    if "match" not in skip:
+        images = matched_slices(
+            stacks.high_slices,
+            geometry,
+            plan.low_frame,
+            plan.high_frame,
+            plan.low_window,
+            plan.high_window.slices,
+            progress=lambda done, total: step("matching HR to LR", done, total),
+        )
+        high_images = like_low_res(images, stacks.high_intensity, low_images, nearest)
+    if "gain" not in skip:
+        low_images = even_gain(low_images, high_images, nearest)
+    reach = max(_REACH_HIGH, int(np.ceil(_REACH_LOW * geometry.slope)))
+    band = np.stack(
+        [
+            np.clip(np.ceil(centre - reach) - first, 0, n_high),
+            np.clip(np.floor(centre + reach) + 1 - first, 0, n_high),
+        ],
+        axis=1,
+    ).astype(np.int64)
+    # A slice whose own place is outside has nothing to be compared with.
+    band[nearest < 0] = 0
+    points = apply_affine(plan.low_frame.affine, np.column_stack([numbers, stacks.reference]))
+    error = registration.position_error(points, np.linalg.inv(plan.high_frame.affine))
+    evidence = Evidence(
+        centre=centre,
+        position=geometry.at_points(numbers, stacks.reference),
+        position_error=np.nan_to_num(error, nan=0.0),
+        similarity=similarity(low_images, high_images, nearest),
+        slope=geometry.slope,
+        quality=registration.quality if registration.n_starts else 1.0,
+        orientation_margin=registration.margin,
+        objections=tuple(objections),
+    )
+    checks = _registration_checks(registration, objections)
+    return (
+        Alignment(registration, geometry, band, evidence, checks),
+        replace(stacks, low_images=low_images, high_images=high_images),
+    )
+
+
+def _objections(registration: Registration) -> list[str]:
+    """Reasons not to believe a registration as a whole."""
+    found = []
+    doubted = registration.doubted
+    if doubted is not None:
+        found.append(
+            f"HR fits LR better with its axes {doubted} (correlation {doubted.score:.2f} "
+            f"instead of {doubted.score + registration.margin:.2f}): a header is wrong about the orientation, or the image is mirrored"
+        )
+    elif registration.margin < _LEAST_MARGIN:
+        found.append(
+            f"HR fits LR as well with its axes {registration.orientations[1]}, so the "
+            "orientation is not certain"
+        )
+    if registration.quality < _LEAST_QUALITY:
+        found.append(
+            f"LR and HR match less than two scans of one animal should "
+            f"(quality {registration.quality:.2f}, expected {_LEAST_QUALITY} or more)"
+        )
+    return found
+
+
+def _registration_checks(
+    registration: Registration, objections: Sequence[str]
+) -> tuple[Check, ...]:
+    checks = [Check("registration", "warning", text) for text in objections]
+    if not registration.n_starts:
+        return (*checks, Check("registration", "warning", "none; the affines are believed"))
+    turn = max(registration.angles_deg, key=abs)
+    far = float(np.linalg.norm(registration.shift_um))
+    text = (
+        f"the animal moved {far:.0f} µm and turned {abs(turn):.1f}°; correlation "
+        f"{registration.score:.2f} where noise allows {registration.ceiling:.2f}; "
+        f"{registration.n_agreeing} of {registration.n_starts} starts agree within "
+        f"{registration.spread_um:.0f} µm"
+    )
+    if not objections:
+        checks.append(Check("registration", "ok", text))
+    else:
+        checks.append(Check("registration details", "warning", text))
+    if registration.is_scaled:
+        stretch = ", ".join(f"{100 * (value - 1):+.1f} %" for value in registration.scale)
+        checks.append(
+            Check("scale", "warning", f"LR and HR differ in scale ({stretch}); positions follow it")
+        )
+    return tuple(checks)
+
+
+def _voted_line(
+    distances: Mapping[str, DistanceMatrix],
+    numbers: NDArray[np.int32],
+    alignment: Alignment,
+) -> dict[str, float | None]:
+    """Offset and slope of *j = r i + b* by the votes alone; the free slope is a diagnostic."""
+    shown = alignment.band[:, 1] > alignment.band[:, 0]
+    if shown.sum() < 3:
+        return {"voted_offset": None, "voted_slope": None}
+    votes = np.median(
+        [numbers[np.nan_to_num(d[shown], nan=np.inf).argmin(axis=1)] for d in distances.values()],
+        axis=0,
+    )
+    apart = votes - alignment.evidence.centre[shown]
+    line = np.polynomial.Polynomial.fit(alignment.evidence.centre[shown], votes, 1).convert()
+    return {
+        "voted_offset": float(alignment.geometry.offset + np.mean(apart)),
+        "voted_slope": float(alignment.geometry.slope * line.coef[1]),
+    }
+
+
+def decisions_sha256(pairs: pd.DataFrame) -> str:
+    """Return the hash of what was decided: slices, positions to 1e-3 slice, status.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        Pairs.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits, the same for the same decisions whatever the raw scores.
+    """
+    lines = [
+        f"{row.lr_slice} {row.auto_hr_slice} {row.auto_hr_position:.3f} {row.auto_status}\n"
+        for row in pairs.sort_values("lr_slice").itertuples()
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def _contrast(
-    plan: PairingPlan, low: LowResStack, high: HighResStack, empty: NDArray[np.bool_]
+    plan: Comparison, low: LowResStack, high: HighResStack, empty: NDArray[np.bool_]
 ) -> float:
     """Median correlation of LR slices with the HR slices the affines put them at."""
     middle = [(a + b - 1) / 2 for a, b in (plan.low_window.rows, plan.low_window.cols)]
@@ -277,10 +590,13 @@ def _contrast(
     return float(np.median(values)) if values else float("nan")
 
 
-def _vote(config: PairingConfig, stacks: Stacks, step: Progress) -> dict[str, DistanceMatrix]:
+def _vote(
+    plan: Comparison, stacks: Stacks, band: Band | None, step: Progress
+) -> dict[str, DistanceMatrix]:
     from srmri_data import voters
+    from srmri_data.matched import enlarged
 
-    low, high = stacks.low_images, stacks.high_images
+    config, low, high = plan.config, stacks.low_images, stacks.high_images
     distances: dict[str, DistanceMatrix] = {}
     for name in config.voters:
         # The numbers of finished slices are the voter's own; the stage is known here.
@@ -289,25 +605,36 @@ def _vote(config: PairingConfig, stacks: Stacks, step: Progress) -> dict[str, Di
 
         advance(0, 1)
         if name == "pca":
-            distances[name] = voters.pca_distances(low, high, n_components=config.pca_components)
+            distances[name] = voters.pca_distances(
+                low, high, band=band, n_components=config.pca_components
+            )
         elif name == "lpips":
+            # The paper compares at LR's size; at HR's, and equally blurred, LPIPS errs far less.
+            frames = (plan.low_frame, plan.high_frame)
+            size = (
+                (low, high) if band is None else (enlarged(low, *frames), enlarged(high, *frames))
+            )
             distances[name] = voters.lpips_distances(
-                low, high, trunk=config.lpips_trunk, progress=advance
+                *size, band=band, trunk=config.lpips_trunk, progress=advance
             )
         else:
-            distances[name] = voters.ssim_distances(low, high)
+            distances[name] = voters.ssim_distances(low, high, band=band)
         advance(1, 1)
     return distances
 
 
-def _positions(plan: PairingPlan, reference: NDArray[np.float64], to_high: Affine) -> Any:
+def _positions(plan: Comparison, reference: NDArray[np.float64], to_high: Affine) -> Any:
     """HR slice coordinate of each LR slice's reference point under a map."""
     points = np.column_stack([plan.low_window.slice_numbers, reference])
     return apply_affine(to_high, points)[:, 0]
 
 
 def _pairs_table(
-    plan: PairingPlan, stacks: Stacks, decisions: Sequence[Decision], truth: Truth | None
+    plan: Comparison,
+    stacks: Stacks,
+    decisions: Sequence[Decision],
+    alignment: Alignment | None,
+    truth: Truth | None,
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -335,6 +662,13 @@ def _pairs_table(
         for decision, is_empty in zip(decisions, empty, strict=True)
     ]
     table["empty"] = empty
+    if alignment is not None:
+        evidence = alignment.evidence
+        table["geom_position"] = evidence.position
+        if alignment.registration.n_starts:
+            table["position_error"] = evidence.position_error
+        table["similarity"] = pd.array(evidence.similarity, dtype="Float64")
+        table["path_slice"] = pd.array([d.path_slice for d in decisions], dtype="Int32")
     if truth is None:
         table["truth_position"] = table["error_slices"] = pd.array(
             [None] * len(decisions), dtype="Float64"
@@ -485,13 +819,13 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _write_aligned(run: Path, plan: PairingPlan, stacks: Stacks) -> None:
+def _write_aligned(run: Path, plan: PairingPlan, stacks: Stacks, to_world: Affine) -> None:
     """Write HR on LR's planes: what a network can be trained on, also when tilted."""
     from srmri_data.formats.nifti_writer import write_nifti
     from srmri_data.register import aligned_grid, reslice
 
     affine, shape = aligned_grid(plan.low_frame, plan.high_frame, plan.low_window)
-    to_high = np.linalg.inv(plan.high_frame.affine) @ affine
+    to_high = np.linalg.inv(plan.high_frame.affine) @ to_world @ affine
     values, valid = reslice(stacks.high_slices, to_high, shape)
     # NIfTI's own axis order: columns first, slices last.
     to_nifti = affine @ np.eye(4)[[2, 1, 0, 3]]
@@ -518,9 +852,17 @@ def _report(
     from srmri_data.reports import ReportInputs, write_report
 
     rows, cols = (slice(*window) for window in (plan.high_window.rows, plan.high_window.cols))
+    registration = summary.get("registration")
 
     def high_res_slice(number: int) -> NDArray[np.float32]:
-        return stacks.high_intensity.apply(stacks.high_slices[number, rows, cols])
+        if registration is None:
+            return stacks.high_intensity.apply(stacks.high_slices[number, rows, cols])
+        from srmri_data.matched import PlaneGeometry, plane
+
+        frames = (plan.low_frame, plan.high_frame)
+        geometry = PlaneGeometry.of(np.array(registration["matrix"]), *frames, plan.low_window)
+        image = plane(stacks.high_slices, geometry, *frames, plan.low_window, number)
+        return stacks.high_intensity.apply(image)
 
     _, row_spacing, col_spacing = plan.low_frame.spacing
     write_report(
@@ -587,6 +929,8 @@ def plan_of_run(opened: Run, sources: Path | None = None) -> PairingPlan:
             trim=Trim.parse(config["trim"]),
             voters=tuple(config["voters"]),
             allow_subject_mismatch=config["allow_subject_mismatch"],
+            tolerance=config.get("tolerance", 1.0),
+            skip=tuple(config.get("skip", ())),
             seed=config["seed"],
         ),
     )

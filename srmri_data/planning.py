@@ -9,12 +9,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from srmri_data import ingest
-from srmri_data.choices import Method, Plane, SubjectPosition, SubjectType
+from srmri_data.choices import (
+    Method,
+    Plane,
+    RegistrationMetric,
+    Stage,
+    SubjectPosition,
+    SubjectType,
+)
 from srmri_data.errors import ResolutionError, UsageError
 from srmri_data.geometry import apply_affine
 from srmri_data.ingest import ScanRecord
@@ -29,6 +36,9 @@ from srmri_data.slices import (
 from srmri_data.types import Affine
 
 VOTER_NAMES = ("pca", "lpips", "ssim")
+
+STAGES: tuple[str, ...] = get_args(Stage)
+"""Stages of ``geometry`` that can be left out."""
 
 DEFAULT_TRIM = Trim(15, "slices")
 """The paper's: the first and last fifteen slices of each volume."""
@@ -73,7 +83,8 @@ class PairingConfig:
 
     Parameters
     ----------
-    method : {"paper"}
+    method : {"geometry", "paper"}
+        ``geometry``: the registration gives the position, the voters check it on aligned slices.
         ``paper``: votes on unaligned slices, exact agreement, ties go to review.
     plane : {"coronal", "axial", "sagittal", "acquired"}
         Plane of the slices.
@@ -87,21 +98,48 @@ class PairingConfig:
         AlexNet trunk to use instead of the one that is found.
     allow_subject_mismatch : bool
         Go on when the headers name different subjects.
+    tolerance : float
+        HR slices that a vote may lie from the registration and still agree.
+    window_mm : float
+        How far the animal may have moved from where the headers put it.
+    metric : {"auto", "correlation", "mutual-information"}
+        What the registration's first levels compare images by.
+    n_starts : int
+        Perturbed starts of the registration.
+    skip : tuple of str
+        Stages of ``geometry`` to leave out: any of `STAGES`.
     seed : int
-        Picks the random pairs of the report's mosaic; decisions do not depend on it.
+        Seed of the registration's starts, and of the random pairs of the report's mosaic.
     """
 
-    method: Method = "paper"
+    method: Method = "geometry"
     plane: Plane = "coronal"
     trim: Trim = DEFAULT_TRIM
     voters: tuple[str, ...] = VOTER_NAMES
     pca_components: int | None = None
     lpips_trunk: Path | None = None
     allow_subject_mismatch: bool = False
+    tolerance: float = 1.0
+    window_mm: float = 1.0
+    metric: RegistrationMetric = "auto"
+    n_starts: int = 6
+    skip: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse voters that do not exist."""
+        """Refuse settings that do not exist."""
+        if not 0 <= self.tolerance < np.inf:
+            raise UsageError(f"--tolerance is a number of HR slices, not {self.tolerance}")
+        if not 0 < self.window_mm < np.inf or self.n_starts < 1:
+            raise UsageError(
+                f"the search needs a --window above 0 mm and at least one start; found "
+                f"{self.window_mm} mm and {self.n_starts}"
+            )
+        unknown = [name for name in self.skip if name not in STAGES]
+        if unknown:
+            raise UsageError(
+                f"--skip {unknown[0]}: no such stage", hint=f"stages are {', '.join(STAGES)}"
+            )
         unknown = [name for name in self.voters if name not in VOTER_NAMES]
         if unknown or not self.voters or len(set(self.voters)) != len(self.voters):
             raise UsageError(
@@ -129,36 +167,73 @@ class Check:
     text: str
 
 
+class Placed(Protocol):
+    """What has a place in the world: a `Volume`, or a header without voxels."""
+
+    @property
+    def affine(self) -> Affine:
+        """Voxel index to world RAS mm."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Matrix size (i, j, k)."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
-class PairingPlan:
-    """Which voxels will be compared, known from the headers alone.
+class Comparison:
+    """Which voxels of two volumes are compared, and how.
 
     Parameters
     ----------
-    low, high : ScanRecord
-        The two scans.
-    low_selection, high_selection : mapping of str to int
-        Frame of each frame group, 1-based.
     low_frame, high_frame : StackFrame
         Stacks with corresponding axes.
     low_window, high_window : Window
         Common field of view, trimmed.
-    checks : tuple of Check
-        What was found on the way.
     config : PairingConfig
         The settings.
     """
 
-    low: ScanRecord
-    high: ScanRecord
-    low_selection: Mapping[str, int]
-    high_selection: Mapping[str, int]
     low_frame: StackFrame
     high_frame: StackFrame
     low_window: Window
     high_window: Window
-    checks: tuple[Check, ...]
     config: PairingConfig
+
+    @classmethod
+    def of(cls, low: Placed, high: Placed, config: PairingConfig) -> Comparison:
+        """Work out the windows from geometry alone.
+
+        Parameters
+        ----------
+        low, high : Volume or VolumeHeader
+            Anything with an `affine` and a `shape`.
+        config : PairingConfig
+            The settings.
+
+        Returns
+        -------
+        Comparison
+            Common field of view, trimmed.
+
+        Raises
+        ------
+        ResolutionError
+            If the volumes share no field of view.
+        TrimError
+            If too few slices remain.
+        """
+        low_frame = stack_frame(low.affine, low.shape, config.plane)
+        high_frame = stack_frame(high.affine, high.shape, config.plane, like=low_frame)
+        low_window, high_window = common_field_of_view(low_frame, high_frame)
+        return cls(
+            low_frame,
+            high_frame,
+            trim_window(low_window, low_frame, config.trim, name="LR"),
+            trim_window(high_window, high_frame, config.trim, name="HR"),
+            config,
+        )
 
     @property
     def voxel_ratio(self) -> tuple[float, float, float]:
@@ -171,6 +246,29 @@ class PairingPlan:
         """LR to HR (slice, row, col) index according to the affines."""
         to_high: Affine = np.linalg.inv(self.high_frame.affine) @ self.low_frame.affine
         return to_high
+
+
+@dataclass(frozen=True, eq=False)
+class PairingPlan(Comparison):
+    """Which voxels will be compared, known from the headers alone.
+
+    Parameters
+    ----------
+    low_frame, high_frame, low_window, high_window, config
+        As in `Comparison`.
+    low, high : ScanRecord
+        The two scans.
+    low_selection, high_selection : mapping of str to int
+        Frame of each frame group, 1-based.
+    checks : tuple of Check
+        What was found on the way.
+    """
+
+    low: ScanRecord
+    high: ScanRecord
+    low_selection: Mapping[str, int]
+    high_selection: Mapping[str, int]
+    checks: tuple[Check, ...]
 
     @property
     def run_name(self) -> str:

@@ -64,10 +64,16 @@ PAIRS_DTYPES: dict[str, str] = {
     "auto_reason": "string",
     "reviewed_by_n": "int32",
     "review_confidence": "Int32",
+    "geom_position": "Float64",
+    "position_error": "Float64",
+    "similarity": "Float64",
+    "path_slice": "Int32",
 }
 
 # The matcher's own decision, which a review never changes, and who looked.
-_REVIEW_COLUMNS = tuple(PAIRS_DTYPES)[-7:]
+_REVIEW_COLUMNS = tuple(name for name in PAIRS_DTYPES if name.startswith(("auto_", "review")))
+_GEOMETRY_COLUMNS = ("geom_position", "position_error", "similarity", "path_slice")
+"""Columns of `--method geometry`; absent from older tables, empty in `--method paper`."""
 
 VOTES_DTYPES: dict[str, str] = {
     "lr_slice": "int32",
@@ -165,7 +171,7 @@ def check_destination(out: Path, *, force: bool) -> None:
 
 
 def with_review_columns(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Add the columns of the review stage to pairs that nobody has reviewed.
+    """Add the columns of later stages and versions to pairs that do not have them.
 
     Parameters
     ----------
@@ -185,6 +191,7 @@ def with_review_columns(pairs: pd.DataFrame) -> pd.DataFrame:
         if name.startswith("auto_")
     }
     added |= {"reviewed_by_n": 0, "review_confidence": pd.NA}
+    added |= dict.fromkeys(_GEOMETRY_COLUMNS, pd.NA)
     return pairs.assign(**{name: value for name, value in added.items() if name not in pairs})
 
 
@@ -337,7 +344,8 @@ def read_pairs(run: Path) -> pd.DataFrame:
     FormatError
         If it is damaged or a column is missing.
     """
-    needed = {name: PAIRS_DTYPES[name] for name in PAIRS_DTYPES if name not in _REVIEW_COLUMNS}
+    later = (*_REVIEW_COLUMNS, *_GEOMETRY_COLUMNS)
+    needed = {name: dtype for name, dtype in PAIRS_DTYPES.items() if name not in later}
     table = with_review_columns(_read_table(run / "pairs.parquet", needed))
     return table.astype(PAIRS_DTYPES)
 

@@ -441,7 +441,9 @@ def reference_points(
     return points + np.asarray(origin), area < max(1.0, _EMPTY_SHARE * area.max())
 
 
-def resize_matrix(n_out: int, n_in: int, *, start: float, step: float) -> NDArray[np.float32]:
+def resize_matrix(
+    n_out: int, n_in: int, *, start: float, step: float, blur: float | None = None
+) -> NDArray[np.float32]:
     """Return the matrix of a one-dimensional antialiased cubic resize.
 
     Output sample *m* sits at input position ``start + step * m``. The kernel is
@@ -456,6 +458,9 @@ def resize_matrix(n_out: int, n_in: int, *, start: float, step: float) -> NDArra
         Input coordinate of the first output sample.
     step : float
         Input samples per output sample, > 0.
+    blur : float, optional
+        Input samples that the kernel is stretched to, at least 1, when the resolution wanted
+        is not that of the output samples. By default `step`.
 
     Returns
     -------
@@ -472,7 +477,7 @@ def resize_matrix(n_out: int, n_in: int, *, start: float, step: float) -> NDArra
     >>> np.allclose(resize_matrix(4, 4, start=0, step=1), np.eye(4))
     True
     """
-    stretch = max(step, 1.0)
+    stretch = max(step if blur is None else blur, 1.0)
     reach = math.ceil(2 * stretch)
     positions = start + step * np.arange(n_out)
     taps = np.floor(positions)[:, None] + np.arange(-reach, reach + 2)

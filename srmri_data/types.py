@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Float64, Shaped
+from jaxtyping import Float32, Float64, Int, Shaped
 
 Affine: TypeAlias = Float64[np.ndarray, "4 4"]
 """Voxel (or slice, row, column) index to world RAS+ millimetres."""
@@ -23,4 +23,7 @@ HighResStack: TypeAlias = Float32[np.ndarray, "n_hr row col"]
 """HR slices at the in-plane size of the LR slices, intensities likewise."""
 
 DistanceMatrix: TypeAlias = Float32[np.ndarray, "n_lr n_hr"]
-"""Dissimilarity of every LR slice to every HR slice; smaller is more alike."""
+"""Dissimilarity of every LR slice to every HR slice; smaller is more alike, NaN not compared."""
+
+Band: TypeAlias = Int[np.ndarray, "n_lr 2"]
+"""Half-open range of HR candidates (columns) that each LR slice is compared with."""

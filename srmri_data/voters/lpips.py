@@ -11,8 +11,8 @@ import numpy as np
 
 from srmri_data.errors import UsageError, WeightsError
 from srmri_data.safe_io import sha256_file
-from srmri_data.types import DistanceMatrix, HighResStack, LowResStack
-from srmri_data.voters.stacks import Progress, check_stacks
+from srmri_data.types import Band, DistanceMatrix, HighResStack, LowResStack
+from srmri_data.voters.stacks import Progress, check_stacks, whole_band
 from srmri_data.voters.trunk import load_trunk
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def lpips_distances(
     low_res: LowResStack,
     high_res: HighResStack,
     *,
+    band: Band | None = None,
     trunk: Path | None = None,
     device: str = "cpu",
     chunk: int = CHUNK,
@@ -47,6 +48,9 @@ def lpips_distances(
         LR slices, nominally in [0, 1], at least 31 x 31 pixels.
     high_res : (n_hr, row, col) ndarray of float32
         HR slices resized to the in-plane size of the LR slices, nominally in [0, 1].
+    band : (n_lr, 2) ndarray of int, optional
+        Half-open range of candidates to compare each LR slice with; all by default. Only the
+        features that a band still needs are kept.
     trunk : Path, optional
         File with the AlexNet trunk; searched for by default, see `srmri_data.voters.trunk`.
     device : str
@@ -59,7 +63,7 @@ def lpips_distances(
     Returns
     -------
     (n_lr, n_hr) ndarray of float32
-        LPIPS distances; smaller is more alike.
+        LPIPS distances; smaller is more alike. NaN outside the band.
 
     Raises
     ------
@@ -93,6 +97,10 @@ def lpips_distances(
     import torch
 
     model = lpips_model(trunk).to(device)
+    if band is not None:
+        band = whole_band(low_res, high_res, band)
+        with torch.inference_mode():
+            return _banded(model, low_res, high_res, band, chunk, progress)
     n_lr, n_hr = len(low_res), len(high_res)
     with torch.inference_mode():
         low: list[torch.Tensor] = []
@@ -189,6 +197,45 @@ def _features(
             unit *= head / float(np.sqrt(unit.shape[2] * unit.shape[3]))
             layers.append(unit.flatten(1))
         yield start, layers
+
+
+def _banded(
+    model: Any,
+    low_res: LowResStack,
+    high_res: HighResStack,
+    band: Band,
+    chunk: int,
+    progress: Progress | None,
+) -> DistanceMatrix:
+    """Compare each LR slice with its candidates only, in one sweep over both stacks."""
+    n_lr, n_hr = len(low_res), len(high_res)
+    distances = np.full((n_lr, n_hr), np.nan, np.float32)
+    kept: dict[int, list[torch.Tensor]] = {}
+
+    def candidates(wanted: range, still: int) -> None:
+        for old in [j for j in kept if j < still]:
+            del kept[old]
+        missing = [j for j in wanted if j not in kept]
+        for start in range(0, len(missing), chunk):
+            some = missing[start : start + chunk]
+            ((_, layers),) = _features(model, high_res[some], chunk)
+            for n, j in enumerate(some):
+                kept[j] = [layer[n] for layer in layers]
+
+    # Bands need not move steadily: a candidate is forgotten when no later slice asks for it.
+    later = np.minimum.accumulate(band[::-1, 0])[::-1]
+    for start, layers in _features(model, low_res, max(1, chunk // 4)):
+        for i in range(start, start + len(layers[0])):
+            wanted = range(*band[i])
+            candidates(wanted, int(later[i]))
+            for j in wanted:
+                distances[i, j] = sum(
+                    float((a[i - start] - b).square_().sum())
+                    for a, b in zip(layers, kept[j], strict=True)
+                )
+            if progress is not None:
+                progress(i + 1, n_lr)
+    return distances
 
 
 def _squared_norms(features: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from srmri_data.errors import UsageError
-from srmri_data.types import DistanceMatrix, HighResStack, LowResStack
-from srmri_data.voters.stacks import check_stacks
+from srmri_data.types import Band, DistanceMatrix, HighResStack, LowResStack
+from srmri_data.voters.stacks import check_stacks, whole_band
 
 MAX_COMPONENTS = 50
 """Components kept when there are enough slices."""
@@ -33,7 +33,11 @@ def default_components(n_images: int) -> int:
 
 
 def pca_distances(
-    low_res: LowResStack, high_res: HighResStack, *, n_components: int | None = None
+    low_res: LowResStack,
+    high_res: HighResStack,
+    *,
+    band: Band | None = None,
+    n_components: int | None = None,
 ) -> DistanceMatrix:
     """Compare slices by the Euclidean distance of their PCA projections.
 
@@ -45,13 +49,15 @@ def pca_distances(
         LR slices, nominally in [0, 1].
     high_res : (n_hr, row, col) ndarray of float32
         HR slices resized to the in-plane size of the LR slices, nominally in [0, 1].
+    band : (n_lr, 2) ndarray of int, optional
+        Half-open range of candidates to compare each LR slice with; all by default.
     n_components : int, optional
         Principal components kept; default ``min(50, n_lr + n_hr - 1)``, never more than pixels.
 
     Returns
     -------
     (n_lr, n_hr) ndarray of float32
-        Distances in intensity units; smaller is more alike.
+        Distances in intensity units; smaller is more alike. NaN outside the band.
 
     Raises
     ------
@@ -72,6 +78,7 @@ def pca_distances(
     The paper's sections 4.1 and A.2; the number of components is not given there.
     """
     check_stacks(low_res, high_res, voter="PCA")
+    first, last = whole_band(low_res, high_res, band).T
     n_images = len(low_res) + len(high_res)
     n_pixels = low_res.shape[1] * low_res.shape[2]
     if n_components is None:
@@ -95,4 +102,6 @@ def pca_distances(
     with np.errstate(divide="ignore", invalid="ignore"):
         scores = PCA(n_components, svd_solver=SVD_SOLVER).fit_transform(images)
     distances = cdist(scores[: len(low_res)], scores[len(low_res) :])
-    return distances.astype(np.float32)
+    columns = np.arange(len(high_res))
+    outside = (columns < first[:, None]) | (columns >= last[:, None])
+    return np.where(outside, np.nan, distances).astype(np.float32)

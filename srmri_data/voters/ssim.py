@@ -9,8 +9,8 @@ from itertools import repeat
 import numpy as np
 
 from srmri_data.errors import UsageError
-from srmri_data.types import DistanceMatrix, HighResStack, LowResStack
-from srmri_data.voters.stacks import Progress, check_stacks
+from srmri_data.types import Band, DistanceMatrix, HighResStack, LowResStack
+from srmri_data.voters.stacks import Progress, check_stacks, whole_band
 
 K1 = 0.01
 K2 = 0.03
@@ -31,6 +31,7 @@ def ssim_distances(
     low_res: LowResStack,
     high_res: HighResStack,
     *,
+    band: Band | None = None,
     data_range: float = DATA_RANGE,
     progress: Progress | None = None,
 ) -> DistanceMatrix:
@@ -42,6 +43,8 @@ def ssim_distances(
         LR slices, nominally in [0, 1], at least 11 x 11 pixels.
     high_res : (n_hr, row, col) ndarray of float32
         HR slices resized to the in-plane size of the LR slices, nominally in [0, 1].
+    band : (n_lr, 2) ndarray of int, optional
+        Half-open range of candidates to compare each LR slice with; all by default.
     data_range : float
         Span L of the intensities in the constants (K L)².
     progress : callable, optional
@@ -50,7 +53,7 @@ def ssim_distances(
     Returns
     -------
     (n_lr, n_hr) ndarray of float32
-        1 − mean SSIM, in [0, 2]; smaller is more alike.
+        1 − mean SSIM, in [0, 2]; smaller is more alike. NaN outside the band.
 
     Raises
     ------
@@ -91,12 +94,13 @@ def ssim_distances(
     low_variance = np.empty((n_lr, *inner), np.float32)
     high_mean = np.empty((min(_HR_BLOCK, n_hr), *inner))
     high_variance = np.empty(high_mean.shape, np.float32)
-    similarity = np.empty((n_lr, n_hr))
+    similarity = np.full((n_lr, n_hr), np.nan)
+    band = whole_band(low_res, high_res, band)
 
     moments = partial(local_moments, weights)
 
     def compare_row(i: int, start: int, stop: int) -> None:
-        for j in range(start, stop):
+        for j in range(max(start, band[i, 0]), min(stop, band[i, 1])):
             similarity[i, j] = mean_ssim(
                 weights,
                 low_res[i], low_mean[i], low_variance[i],

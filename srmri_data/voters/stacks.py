@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from srmri_data.errors import InputError
-from srmri_data.types import HighResStack, LowResStack
+from srmri_data.types import Band, HighResStack, LowResStack
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (slices done, slices in all) as a voter advances."""
@@ -56,3 +56,33 @@ def check_stacks(
             f"these have {low_res.shape[1]} x {low_res.shape[2]}",
             "leave this voter out with --voters, or choose another --plane",
         )
+
+
+def whole_band(low_res: LowResStack, high_res: HighResStack, band: Band | None) -> Band:
+    """Return the candidates of every LR slice, all of them unless told otherwise.
+
+    Parameters
+    ----------
+    low_res, high_res : ndarray
+        The two stacks.
+    band : (n_lr, 2) ndarray of int, optional
+        Half-open range of candidates of every LR slice.
+
+    Returns
+    -------
+    (n_lr, 2) ndarray of int
+        The band, checked.
+
+    Raises
+    ------
+    InputError
+        If it does not fit the stacks.
+    """
+    n_lr, n_hr = len(low_res), len(high_res)
+    if band is None:
+        return np.tile(np.array([0, n_hr]), (n_lr, 1))
+    if band.shape != (n_lr, 2) or (band < 0).any() or (band > n_hr).any():
+        raise InputError(
+            f"the band {band.shape} does not say where {n_lr} LR slices lie among {n_hr} candidates"
+        )
+    return band

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from srmri_data.choices import Method
+
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 MICE = "nifti/mouse_invivo_T2w_150um_GPL3"
@@ -129,7 +131,7 @@ def changed(low: Any, truth: Any, change: str) -> tuple[Any, Any]:
     return replace(low, data=np.asfortranarray(data), affine=affine), truth
 
 
-def run(data: Path, name: str, case_name: str, seed: int, method: str) -> dict[str, Any]:
+def run(data: Path, name: str, case_name: str, seed: int, method: Method) -> dict[str, Any]:
     """Simulate one LR scan and pair it; runs in a process of its own."""
     import numpy as np
     import torch

@@ -87,7 +87,7 @@ class PlaneGeometry:
         (n,) ndarray
             HR slice coordinates.
         """
-        return np.asarray(self.slope * np.asarray(slices, dtype=np.float64) + self.offset)
+        return self.slope * np.asarray(slices, dtype=np.float64) + self.offset
 
     def at_points(self, slices: NDArray[Any], points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the HR slice coordinate of points in LR slices.
@@ -104,7 +104,8 @@ class PlaneGeometry:
         (n,) ndarray
             HR slice coordinates.
         """
-        return apply_affine(self.to_high, np.column_stack([slices, points]))[:, 0]
+        mapped: NDArray[np.float64] = apply_affine(self.to_high, np.column_stack([slices, points]))
+        return mapped[:, 0]
 
 
 def matched_slices(
@@ -245,12 +246,14 @@ def like_low_res(
         In [0, 1].
     """
     # Not clipped before the curve is found: bright HR voxels may have darker LR partners.
-    scaled = (images - np.float32(intensity.low)) / np.float32(intensity.high - intensity.low)
+    span = np.float32(intensity.high - intensity.low)
+    scaled: NDArray[np.float32] = (images - np.float32(intensity.low)) / span
     paired = nearest >= 0
     if not paired.any():
         return np.clip(scaled, 0, 1)
     at, mean = matched_intensities(low_images[paired], scaled[nearest[paired]])
-    return np.clip(np.interp(scaled, at, mean), 0, 1).astype(np.float32)
+    mapped: NDArray[np.float64] = np.interp(scaled, at, mean)
+    return np.clip(mapped, 0, 1).astype(np.float32)
 
 
 def even_gain(

@@ -491,7 +491,8 @@ def _objections(registration: Registration) -> list[str]:
     if doubted is not None:
         found.append(
             f"HR fits LR better with its axes {doubted} (correlation {doubted.score:.2f} "
-            f"instead of {doubted.score + registration.margin:.2f}): a header is wrong about the orientation, or the image is mirrored"
+            f"instead of {doubted.score + registration.margin:.2f}): a header is wrong about "
+            "the orientation, or the image is mirrored"
         )
     elif registration.margin < _LEAST_MARGIN:
         found.append(

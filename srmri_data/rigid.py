@@ -397,7 +397,7 @@ def register_rigid(
        J. Digit. Imaging 31 (2018) 290-303.
     """
     step = _Steps(progress, 5)
-    low, high = _finite(low), _finite(high)
+    low, high = _bridged(_finite(low)), _bridged(_finite(high))
     extent = max(n * s for n, s in zip(low.shape, voxel_spacing(low_affine), strict=True))
     native = np.asarray(voxel_spacing(low_affine))
 
@@ -515,13 +515,15 @@ def write_transform(path: Path, registration: Registration) -> None:
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])
     matrix = flip @ registration.matrix @ flip
     centre = flip[:3, :3] @ registration.centre
-    transform = (
-        SimpleITK.AffineTransform(3) if registration.is_scaled else SimpleITK.Euler3DTransform()
-    )
+    linear = matrix[:3, :3].ravel().tolist()
+    if registration.is_scaled:
+        transform = SimpleITK.AffineTransform(3)
+        transform.SetMatrix(linear)
+    else:
+        transform = SimpleITK.Euler3DTransform()
+        # Headers' rounding leaves rotations that are orthogonal to six digits only.
+        transform.SetMatrix(linear, 1e-6)
     transform.SetCenter(centre.tolist())
-    transform.SetMatrix(matrix[:3, :3].ravel().tolist(), 1e-6) if not registration.is_scaled else (
-        transform.SetMatrix(matrix[:3, :3].ravel().tolist())
-    )
     transform.SetTranslation((matrix[:3, 3] + matrix[:3, :3] @ centre - centre).tolist())
     with atomic_path(path) as target:
         SimpleITK.WriteTransform(transform, str(target))
@@ -559,6 +561,23 @@ def _finite(image: NDArray[Any]) -> Image:
     if np.isfinite(values).all():
         return values
     return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _bridged(image: Image) -> Image:
+    """Replace constant slices between others, lost in the scan, by the mean of their neighbours."""
+    constant = np.array([plane.min() == plane.max() for plane in image])
+    shown = np.flatnonzero(~constant)
+    if not shown.size:
+        return image
+    lost = [n for n in np.flatnonzero(constant) if shown[0] < n < shown[-1]]
+    if not lost:
+        return image
+    bridged = image.copy()
+    for n in lost:
+        before, after = shown[shown < n][-1], shown[shown > n][0]
+        weight = np.float32((n - before) / (after - before))
+        bridged[n] = (1 - weight) * image[before] + weight * image[after]
+    return bridged
 
 
 def _level(
@@ -816,7 +835,7 @@ def _refine_turned(
 
 def _parts(level: _Level) -> Iterator[_Level]:
     """Yield the level with only a share of its voxels: interleaved blocks, every one once."""
-    blocks = np.indices(level.mask.shape, sparse=True)
+    blocks: Any = np.indices(level.mask.shape, sparse=True)
     i, j, k = (index // _BLOCK for index in blocks)
     part = (i + 2 * j + 3 * k) % _N_PARTS
     for number in range(_N_PARTS):

@@ -197,6 +197,7 @@ def _context(
         "residual_note": _residual_note(series),
         "errors": error_table(series) if series.has_truth else [],
         "wrongly_accepted": summary.get("wrongly_accepted"),
+        "reviewers": _reviewers(summary),
         "groups": _tile_views(inputs, series, groups, max_bytes=room * 3 // 4),
         "settings": _settings(summary),
         "scans": _scans(summary),
@@ -258,6 +259,27 @@ def _keys(summary: Mapping[str, Any], series: PairSeries) -> list[Key]:
             )
         )
     return keys
+
+
+def _reviewers(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the figures of each reviewer as text; a dash where there is nothing to count."""
+
+    def share(row: Mapping[str, Any], name: str, count: str) -> str:
+        return "–" if row[name] is None else f"{_percent(row[name])} of {row[count]}"
+
+    return [
+        {
+            "name": str(row["reviewer"]),
+            "answered": str(row["answered"]) + (f", {row['bulk']} together" if row["bulk"] else ""),
+            "seconds": "–" if row["seconds"] is None else _number(row["seconds"], 1),
+            "exact": share(row, "exact", "catch_trials"),
+            "error": "–" if row["mean_error_um"] is None else _number(row["mean_error_um"], 0),
+            "same_again": share(row, "same_again", "repeats"),
+            "agreement": share(row, "agreement", "shared"),
+            "within_1": share(row, "within_1", "shared"),
+        }
+        for row in (summary.get("review") or {}).get("reviewers") or []
+    ]
 
 
 def _residual_note(series: PairSeries) -> str:

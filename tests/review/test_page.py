@@ -52,9 +52,9 @@ def shows(page: Any, name: str, value: object) -> None:
 
 def settle(page: Any, key: str) -> None:
     """Press a key that decides, and wait for the next item."""
-    before = canvas(page, "lr")
+    before = canvas(page, "item")
     page.keyboard.press(key)
-    page.wait_for_function("lr => document.querySelector('#canvas').dataset.lr !== lr", arg=before)
+    page.wait_for_function("lr => document.querySelector('#canvas').dataset.item !== lr", arg=before)
 
 
 def of(server: Any, reviewer: str, expected: int = 0) -> list[Any]:
@@ -77,7 +77,7 @@ def progress(page: Any) -> tuple[int, int]:
 
 def test_a_digit_and_enter_write_one_event_and_advance(open_page, server, name):
     page = open_page(name)
-    first = int(canvas(page, "lr"))
+    first = int(canvas(page, "item"))
     page.keyboard.press("2")
     second = page.locator("#strip [data-candidate='2']")
     assert second.get_attribute("aria-pressed") == "true"
@@ -91,7 +91,7 @@ def test_a_digit_and_enter_write_one_event_and_advance(open_page, server, name):
     assert chosen in event.shown
     assert event.visible_ms > 0
     assert event.tool_version
-    assert int(canvas(page, "lr")) != first
+    assert int(canvas(page, "item")) != first
     assert progress(page)[0] == 1
 
 
@@ -108,14 +108,14 @@ def test_buttons_do_what_keys_do(open_page, server, name):
     chosen = int(page.get_attribute("#strip [data-candidate='1']", "data-hr"))
     page.click("#confidence button[data-confidence='3']")
     page.fill("#note", "left bulb is missing")
-    before = canvas(page, "lr")
+    before = canvas(page, "item")
     page.click("#accept")
-    page.wait_for_function("lr => document.querySelector('#canvas').dataset.lr !== lr", arg=before)
+    page.wait_for_function("lr => document.querySelector('#canvas').dataset.item !== lr", arg=before)
     for button in ("#none", "#unsure"):
-        before = canvas(page, "lr")
+        before = canvas(page, "item")
         page.click(button)
         page.wait_for_function(
-            "lr => document.querySelector('#canvas').dataset.lr !== lr", arg=before
+            "lr => document.querySelector('#canvas').dataset.item !== lr", arg=before
         )
     events = of(server, name, 3)
     assert [event.choice for event in events] == [chosen, "none", "unsure"]
@@ -127,12 +127,12 @@ def test_buttons_do_what_keys_do(open_page, server, name):
 def test_enter_accepts_what_was_clicked(open_page, server, name):
     # The click leaves the focus on a button; Enter must not press that button again.
     page = open_page(name)
-    before = canvas(page, "lr")
+    before = canvas(page, "item")
     page.click("#strip [data-candidate='2']")
     chosen = int(page.get_attribute("#strip [data-candidate='2']", "data-hr"))
     page.click("#view-buttons [data-view='difference']")
     page.keyboard.press("Enter")
-    page.wait_for_function("lr => document.querySelector('#canvas').dataset.lr !== lr", arg=before)
+    page.wait_for_function("lr => document.querySelector('#canvas').dataset.item !== lr", arg=before)
     assert [event.choice for event in of(server, name, 1)] == [chosen]
 
 
@@ -158,11 +158,11 @@ def test_nothing_is_decided_about_an_item_that_is_not_drawn_yet(
         };"""
     )
     page = open_page(name, within=window)
-    first = int(canvas(page, "lr"))
+    first = int(canvas(page, "item"))
     for key in ("x", "u", "1", "Enter"):
         page.keyboard.press(key)
     page.wait_for_function(
-        "lr => document.querySelector('#canvas').dataset.lr !== lr", arg=str(first)
+        "lr => document.querySelector('#canvas').dataset.item !== lr", arg=str(first)
     )
     page.wait_for_timeout(300)
     assert [(event.lr_slice, event.choice) for event in of(server, name, 1)] == [(first, "none")]
@@ -170,19 +170,19 @@ def test_nothing_is_decided_about_an_item_that_is_not_drawn_yet(
 
 def test_undo_and_redo(open_page, server, name):
     page = open_page(name)
-    first = canvas(page, "lr")
+    first = canvas(page, "item")
     settle(page, "x")
     page.keyboard.press("Control+z")
     page.wait_for_function("() => document.querySelector('#progress').dataset.done === '0'")
     # Back where it was decided.
-    assert canvas(page, "lr") == first
+    assert canvas(page, "item") == first
     assert [event.kind for event in of(server, name, 2)] == ["decision", "undo"]
     page.keyboard.press("Control+Shift+z")
     page.wait_for_function("() => document.querySelector('#progress').dataset.done === '1'")
     events = of(server, name, 3)
     assert events[1].undoes == events[0].id
     mine = {
-        item["lr_slice"]: item["mine"]
+        item["item"]: item["mine"]
         for item in server.get_json(f"/api/queue?reviewer={name}")["items"]
     }
     assert mine[int(first)] == "none"
@@ -203,29 +203,29 @@ def test_reload_resumes(open_page, server, name):
     page = open_page(name)
     settle(page, "x")
     settle(page, "u")
-    here, done = canvas(page, "lr"), progress(page)
+    here, done = canvas(page, "item"), progress(page)
     page.reload()
     page.wait_for_selector("body[data-ready='1']")
-    assert (canvas(page, "lr"), progress(page)) == (here, done)
+    assert (canvas(page, "item"), progress(page)) == (here, done)
     assert done[0] == 2
 
 
 def test_closing_the_tab_loses_nothing(open_page, server, name):
     page = open_page(name)
-    before = canvas(page, "lr")
+    before = canvas(page, "item")
     page.keyboard.press("1")
     page.keyboard.press("Enter")
-    page.wait_for_function("lr => document.querySelector('#canvas').dataset.lr !== lr", arg=before)
+    page.wait_for_function("lr => document.querySelector('#canvas').dataset.item !== lr", arg=before)
     page.close(run_before_unload=False)
     assert len(of(server, name, 1)) == 1
 
 
 def test_a_later_look_shows_and_changes_the_earlier_decision(open_page, server, name):
     page = open_page(name)
-    first = canvas(page, "lr")
+    first = canvas(page, "item")
     settle(page, "x")
     settle(page, "k")
-    assert canvas(page, "lr") == first
+    assert canvas(page, "item") == first
     settle(page, "u")
     events = of(server, name, 2)
     assert [event.choice for event in events] == ["none", "unsure"]
@@ -234,7 +234,7 @@ def test_a_later_look_shows_and_changes_the_earlier_decision(open_page, server, 
 
 def test_two_reviewers_are_blind_to_each_other(new_window, open_page, server, name):
     one = open_page(name)
-    lr_slice = int(canvas(one, "lr"))
+    lr_slice = int(canvas(one, "item"))
     one.fill("#note", "a tell-tale note")
     one.locator("#note").blur()
     settle(one, "x")
@@ -259,7 +259,7 @@ def test_two_reviewers_are_blind_to_each_other(new_window, open_page, server, na
 def test_the_same_reviewer_in_two_tabs_does_not_overwrite(open_page, server, name):
     one = open_page(name)
     two = open_page(name, within=one.context)
-    assert canvas(one, "lr") == canvas(two, "lr")
+    assert canvas(one, "item") == canvas(two, "item")
     settle(one, "x")
     two.bring_to_front()
     two.keyboard.press("u")
@@ -337,7 +337,7 @@ def alike(reviewable, tmp_path_factory, serving, set_queue):
 
 def test_the_difference_of_equal_images_is_black(alike, open_page):
     page = open_page("ann", at=alike)
-    lr = int(canvas(page, "lr"))
+    lr = int(canvas(page, "item"))
     hr = int(canvas(page, "hr"))
     while hr != lr:
         page.keyboard.press("ArrowRight" if hr < lr else "ArrowLeft")
@@ -510,12 +510,12 @@ def test_auto_blink_is_slow_and_off_for_those_who_ask(open_page, name):
 
 def test_typing_changes_nothing_but_the_note(open_page, server, name):
     page = open_page(name)
-    state = [canvas(page, part) for part in ("view", "hr", "lr", "match")]
+    state = [canvas(page, part) for part in ("view", "hr", "item", "match")]
     pixels = drawn(page)
     page.click("#note")
     page.keyboard.type("gds 123 xu jk ? +-0 r")
     page.keyboard.press("ArrowLeft")
-    assert [canvas(page, part) for part in ("view", "hr", "lr", "match")] == state
+    assert [canvas(page, part) for part in ("view", "hr", "item", "match")] == state
     assert drawn(page) == pixels
     assert page.input_value("#note") == "gds 123 xu jk ? +-0 r"
     assert of(server, name) == []

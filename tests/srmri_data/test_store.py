@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -74,6 +75,14 @@ def run(tmp_path):
 @pytest.fixture
 def store(run):
     return ReviewStore.open(run, clock=lambda: NOON)
+
+
+def items_of(run):
+    """The matcher's decisions, read by a store of a copy."""
+    with TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(run, Path(folder) / "run"))
+        (copy / REVIEW_DATABASE).unlink(missing_ok=True)
+        return ReviewStore.open(copy).items
 
 
 def raw(run):
@@ -167,8 +176,8 @@ def test_an_empty_file_is_a_store_that_was_never_made(run):
 
 def test_a_newer_schema_is_refused(store, run):
     with raw(run) as db:
-        db.execute("PRAGMA user_version = 2")
-    with pytest.raises(FormatError, match="version 2, this srmri reads up to 1"):
+        db.execute("PRAGMA user_version = 3")
+    with pytest.raises(FormatError, match="version 3, this srmri reads up to 2"):
         ReviewStore.open(run)
 
 
@@ -179,7 +188,7 @@ def test_an_older_schema_is_brought_up_to_date(store, run, monkeypatch):
     for _ in range(2):
         assert len(list(ReviewStore.open(run).events())) == 1
     with raw(run) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
         assert db.execute("SELECT colour FROM run").fetchone() == (None,)
 
 
@@ -189,8 +198,34 @@ def test_a_migration_that_fails_changes_nothing(store, run, monkeypatch):
     with pytest.raises(FormatError):
         ReviewStore.open(run)
     with raw(run) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
-        assert len(db.execute("PRAGMA table_info(run)").fetchall()) == 2
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert len(db.execute("PRAGMA table_info(run)").fetchall()) == 3
+
+
+def test_a_review_begun_with_version_1_goes_on(run):
+    items = items_of(run)
+    with closing(sqlite3.connect(run / REVIEW_DATABASE, isolation_level=None)) as db:
+        for statement in store_module._MIGRATIONS[0]:
+            db.execute(statement)
+        db.execute(f"PRAGMA application_id = {store_module._APPLICATION_ID}")
+        db.execute("PRAGMA user_version = 1")
+        db.execute("INSERT INTO run VALUES (1, ?)", (store_module._fingerprint(items),))
+        db.executemany("INSERT INTO items VALUES (?)", ((n,) for n in items))
+        db.execute(
+            "INSERT INTO events VALUES (1, ?, 'decision', 10, 21, 'Ann',"
+            " '2024-05-01T12:00:00.000Z', 1, NULL, 3, 'seen', '[20, 21]', 900, '[]', 'v1', 0)",
+            (new_id(),),
+        )
+    store = ReviewStore.open(run, seed=7)
+    (event,) = store.events()
+    assert (event.choice, event.trial, event.truth, event.shown) == (21, "", None, (20, 21))
+    # Its candidates were shuffled without a seed; a seed drawn now would claim otherwise.
+    assert store.seed == 0
+    assert store.decide(submission(choice=22, expected_revision=1)).revision == 2
+    trial = store.decide(submission(choice=30, trial="catch", truth=31))
+    assert [event.trial for event in store.events()] == ["", "", "catch"]
+    assert ReviewStore.open(run).item(10, "Ann").mine == 22
+    assert trial.truth == 31
 
 
 def test_commits_are_on_disk_when_they_return(store, run):
@@ -624,11 +659,11 @@ def test_an_answer_changed_or_taken_back_no_longer_counts(store):
         "DELETE FROM events",
         "INSERT OR REPLACE INTO events SELECT * FROM events",
         "INSERT OR REPLACE INTO events SELECT 2, submission_id, kind, lr_slice, choice, reviewer,"
-        " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0 FROM events",
+        " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth FROM events",
         "INSERT OR REPLACE INTO events SELECT 2, 'other', kind, lr_slice, choice, reviewer,"
-        " at, 1, undoes, confidence, note, shown, 0, views, tool_version, 0 FROM events",
+        " at, 1, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth FROM events",
         "INSERT INTO events SELECT 7, 'other', kind, lr_slice, choice, reviewer,"
-        " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0 FROM events",
+        " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth FROM events",
     ],
 )
 def test_the_log_can_only_grow(store, run, statement):
@@ -644,7 +679,7 @@ def test_the_log_can_grow(store, run):
     with raw(run) as db:
         db.execute(
             "INSERT INTO events SELECT 2, 'other', kind, lr_slice, 33, reviewer,"
-            " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0 FROM events"
+            " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth FROM events"
         )
     assert store.item(10, "Ann").mine == 33
 

@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from srmri_data.geometry import apply_affine
-from srmri_data.review import ReviewImages, create_app
+from srmri_data.review import ReviewImages, SittingConfig, create_app
 from srmri_data.run_folder import Run, open_run
 from srmri_data.slices import IntensityMap
 from srmri_data.store import ReviewStore
@@ -70,7 +70,7 @@ def client(make_client) -> TestClient:
 
 def decision(lr_slice: int, **changes) -> dict:
     return {
-        "lr_slice": lr_slice,
+        "item": lr_slice,
         "choice": "none",
         "reviewer": "ann",
         "expected_revision": 0,
@@ -80,7 +80,7 @@ def decision(lr_slice: int, **changes) -> dict:
 
 
 def first_item(client: TestClient, reviewer: str = "ann") -> int:
-    return client.get("/api/queue", params={"reviewer": reviewer}).json()["items"][0]["lr_slice"]
+    return client.get("/api/queue", params={"reviewer": reviewer}).json()["items"][0]["item"]
 
 
 def test_the_token_opens_one_session_once(make_client):
@@ -111,7 +111,7 @@ def test_a_link_on_another_site_leads_in_by_a_page_of_our_own(make_client):
 
 def test_images_are_raw_little_endian_16_bit(client, images):
     n = images.low_range[0]
-    answer = client.get(f"/api/image/lr/{n}")
+    answer = client.get(f"/api/image/lr/{n}?reviewer=ann")
     shape = int(answer.headers["x-rows"]), int(answer.headers["x-cols"])
     pixels = np.frombuffer(answer.content, "<u2").reshape(shape)
     assert shape == images.shape
@@ -185,19 +185,36 @@ def test_candidates_hold_every_pick_in_an_order_of_the_reviewers_own(client, mak
     assert len({tuple(order) for order in orders.values()}) > 1
     assert len({frozenset(order) for order in orders.values()}) == 1
     assert len(set(orders["ann"])) == len(orders["ann"]) <= 9
-    assert set(items["ann"]["votes"].values()) <= set(orders["ann"])
-    labels = {label for c in items["ann"]["candidates"] for label in c["labels"]}
-    assert {"PCA", "SSIM", "geometry"} <= labels
-    open_eyed = make_client(blind=False)
+    open_eyed = make_client(config=SittingConfig(blind=False))
     open_eyed.get(f"/auth?token={TOKEN}")
     shown = open_eyed.get(f"/api/item/{lr_slice}", params={"reviewer": "ann"}).json()
     slices = [candidate["hr_slice"] for candidate in shown["candidates"]]
     assert slices == sorted(orders["ann"])
+    assert set(shown["votes"].values()) <= set(slices)
+    labels = {label for c in shown["candidates"] for label in c["labels"]}
+    assert {"PCA", "SSIM", "geometry"} <= labels
+
+
+def test_a_blind_reviewer_is_told_nothing_before_the_decision(client):
+    number = first_item(client)
+    item = client.get(f"/api/item/{number}", params={"reviewer": "ann"}).json()
+    assert (item["covered"], item["votes"], item["scores"], item["reason"]) == (True, {}, {}, "")
+    assert all(candidate["labels"] == [] for candidate in item["candidates"])
+    queued = [n for n in item["neighbours"] if n["status"] == "review"]
+    assert queued
+    assert all(neighbour["hr_slice"] is None for neighbour in queued)
+    client.post("/api/decision", json=decision(number), headers=FROM_PAGE)
+    told = client.get(f"/api/item/{number}", params={"reviewer": "ann"}).json()
+    assert (told["covered"], set(told["votes"])) == (False, {"pca", "ssim"})
+    assert told["reason"]
+    # Somebody else is as blind as before.
+    other = client.get(f"/api/item/{number}", params={"reviewer": "bob"}).json()
+    assert (other["covered"], other["votes"]) == (True, {})
 
 
 def test_near_empty_slices_come_last(client, store):
     items = client.get("/api/queue", params={"reviewer": "ann"}).json()["items"]
-    empty = [store.items[item["lr_slice"]].empty for item in items]
+    empty = [store.items[item["item"]].empty for item in items]
     assert empty == sorted(empty)
 
 
@@ -215,7 +232,7 @@ def test_decide_retry_conflict_undo_and_redo(client, store):
     assert stale.json()["state"]["mine"] == 20
     queue = client.get("/api/queue", params={"reviewer": "ann"}).json()
     assert queue["undoable"]["id"] == saved.json()["id"]
-    step = {key: sent[key] for key in ("lr_slice", "reviewer")}
+    step = {key: sent[key] for key in ("item", "reviewer")}
     undone = client.post(
         "/api/undo",
         json={
@@ -276,8 +293,8 @@ def test_reviewers_see_their_own_answers_only(client):
         b"{",
         b"\xff",
         b"[" * 30_000,
-        b'{"lr_slice": NaN}',
-        b'{"lr_slice": ' + b"9" * 5000 + b"}",
+        b'{"item": NaN}',
+        b'{"item": ' + b"9" * 5000 + b"}",
     ],
 )
 def test_what_is_not_a_json_object_is_refused(client, body):
@@ -318,7 +335,7 @@ def test_a_bug_is_answered_without_its_traceback(client, images, monkeypatch, ca
         raise RuntimeError("a secret of the inside")
 
     monkeypatch.setattr(images, "low_res", fail)
-    answer = client.get("/api/image/lr/5")
+    answer = client.get(f"/api/image/lr/{first_item(client)}?reviewer=ann")
     assert answer.status_code == 500
     assert set(answer.json()) == {"error", "hint"}
     assert "secret" not in answer.text

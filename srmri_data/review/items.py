@@ -158,7 +158,7 @@ class ItemFacts:
                 seed=self._seed,
                 reviewer=reviewer,
             )
-            named = [("", pick) for pick in picks]
+            named = [("truth" if pick == question.truth else "", pick) for pick in picks]
         else:
             named = [(name.upper(), vote) for name, vote in auto.votes.items()]
         named.append(("geometry", self._clip(auto.geometry)))
@@ -167,7 +167,7 @@ class ItemFacts:
             named.append(("curve", self._clip(curve)))
         for name, hr_slice in [*named, *(("neighbour", hr) for hr in self._around(picks))]:
             if hr_slice in labels:
-                labels[hr_slice] += [name] if name not in ("", "neighbour") else []
+                labels[hr_slice] += [name] if name not in ("", "neighbour", *labels[hr_slice]) else []
             elif len(labels) < MAX_CANDIDATES:
                 labels[hr_slice] = [name] if name else []
         return labels

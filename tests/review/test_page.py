@@ -175,7 +175,7 @@ def test_undo_and_redo(open_page, server, name):
     page.keyboard.press("Control+z")
     page.wait_for_function("() => document.querySelector('#progress').dataset.done === '0'")
     # Back where it was decided.
-    assert canvas(page, "item") == first
+    shows(page, "item", first)
     assert [event.kind for event in of(server, name, 2)] == ["decision", "undo"]
     page.keyboard.press("Control+Shift+z")
     page.wait_for_function("() => document.querySelector('#progress').dataset.done === '1'")

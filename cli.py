@@ -539,9 +539,7 @@ def review(
     ] = 0.0,
     repeat: Annotated[
         float,
-        typer.Option(
-            min=0, max=1, help="Ask again, this many per item.", rich_help_panel="Page"
-        ),
+        typer.Option(min=0, max=1, help="Ask again, this many per item.", rich_help_panel="Page"),
     ] = 0.0,
     seed: Annotated[
         int | None,
@@ -596,9 +594,7 @@ def review(
                 "`srmri report` draws it"
             )
     elif show_list:
-        _print_reviews(
-            review_merge.list_reviews(run, disputed=adjudicate), json_output=json_output
-        )
+        _print_reviews(review_merge.list_reviews(run, disputed=adjudicate), json_output=json_output)
     else:
         serve, config = _review_page()
         with _progress(quiet or json_output) as progress:

@@ -181,13 +181,15 @@ def _context(
     # base64 makes four bytes of three; every cell of the table comes with its tags.
     room = _PAGE_BYTES - sum(len(text) for texts in drawings.values() for text in texts)
     room -= sum(len(cell) + 12 for row in rows for cell in row)
+    rejected = int((inputs.pairs["status"] == "rejected").sum())
     return {
         "palette": PALETTE,
         "run": run,
         "paired": int(series.paired.sum()),
         "waiting": int(series.review.sum()),
         "waiting_empty": int((series.review & series.empty).sum()),
-        "left_out": len(series.paired) - int((series.paired | series.review).sum()),
+        "rejected": rejected,
+        "left_out": len(series.paired) - int((series.paired | series.review).sum()) - rejected,
         "total": len(series.paired),
         "subtitle": _subtitle(summary),
         "keys": _keys(summary, series),

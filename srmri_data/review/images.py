@@ -291,7 +291,7 @@ class ReviewImages:
         """How far LR lies off HR in the plane, rows and columns in HR's pixels."""
         picked = self._accepted[:: max(1, len(self._accepted) // _PAIRS_COMPARED)]
         found = [
-            phase_cross_correlation(
+            phase_cross_correlation(  # type: ignore[no-untyped-call]
                 self.low_res(low).astype(np.float32),
                 self.high_res(high, matched=True).astype(np.float32),
                 upsample_factor=8,

@@ -35,7 +35,9 @@ class ItemFacts:
         Seed of the order of candidates.
     """
 
-    def __init__(self, items: Mapping[int, AutoDecision], votes: pd.DataFrame, *, seed: int) -> None:
+    def __init__(
+        self, items: Mapping[int, AutoDecision], votes: pd.DataFrame, *, seed: int
+    ) -> None:
         self._items = items
         self._seed = seed
         self._high = np.unique(votes["hr_slice"].to_numpy())
@@ -109,14 +111,16 @@ class ItemFacts:
         order = sorted(labels)
         if shuffle:
             order = shuffled(order, seed=self._seed, reviewer=reviewer, question=question)
+        # No voter has seen what was simulated here.
         shown = not covered and question.trial != "catch"
+        scores = {name: self._scores[name][lr_slice] for name in self._scores}
         return {
             "candidates": [
                 {"hr_slice": hr, "labels": [] if covered else labels[hr]} for hr in order
             ],
             "covered": covered,
             "votes": dict(auto.votes) if shown else {},
-            "scores": {name: self._scores[name][lr_slice] for name in self._scores} if shown else {},
+            "scores": scores if shown else {},
             "expected": round(auto.geometry, 3),
             "reason": "" if covered else _reason(question, auto, answers),
             "empty": auto.empty,
@@ -145,31 +149,25 @@ class ItemFacts:
     ) -> dict[int, list[str]]:
         """Answers to settle, voters' picks, geometry, the curve, then what lies around."""
         auto = self._items[question.lr_slice]
-        labels: dict[int, list[str]] = {}
-        for name, choice in answers.items():
-            if isinstance(choice, int) and len({*labels, choice}) <= MAX_CANDIDATES:
-                labels.setdefault(choice, []).append(name)
         picks = list(auto.votes.values())
-        if question.trial == "catch":
+        named = [(name, choice) for name, choice in answers.items() if isinstance(choice, int)]
+        named += [(name.upper(), vote) for name, vote in auto.votes.items()]
+        if question.truth is not None:
             picks = catch_picks(
-                self._items,
-                question,
-                hr_range=self.hr_range,
-                seed=self._seed,
-                reviewer=reviewer,
+                self._items, question, hr_range=self.hr_range, seed=self._seed, reviewer=reviewer
             )
-            named = [("truth" if pick == question.truth else "", pick) for pick in picks]
-        else:
-            named = [(name.upper(), vote) for name, vote in auto.votes.items()]
+            named = [("truth", question.truth), *(("decoy", pick) for pick in picks[1:])]
         named.append(("geometry", self._clip(auto.geometry)))
         curve = curve_position(self._items, question.lr_slice)
         if curve is not None:
             named.append(("curve", self._clip(curve)))
-        for name, hr_slice in [*named, *(("neighbour", hr) for hr in self._around(picks))]:
-            if hr_slice in labels:
-                labels[hr_slice] += [name] if name not in ("", "neighbour", *labels[hr_slice]) else []
-            elif len(labels) < MAX_CANDIDATES:
-                labels[hr_slice] = [name] if name else []
+        labels: dict[int, list[str]] = {}
+        for name, hr_slice in named:
+            if hr_slice in labels or len(labels) < MAX_CANDIDATES:
+                labels.setdefault(hr_slice, []).append(name)
+        for hr_slice in self._around(picks):
+            if hr_slice not in labels and len(labels) < MAX_CANDIDATES:
+                labels[hr_slice] = ["neighbour"]
         return labels
 
     def _around(self, picks: Iterable[int]) -> list[int]:

@@ -305,7 +305,7 @@ class Sitting:
 
     @staticmethod
     def _adjudicated(state: ItemState) -> ItemState:
-        """An adjudicator who reviewed, too, has not settled anything by that."""
+        """Leave out an answer that adjudicates nothing, also of an adjudicator who reviewed."""
         if state.adjudicates:
             return state
         return replace(state, mine=None, my_confidence=None, my_note="")

@@ -215,7 +215,9 @@ def test_other_methods_are_refused(review, targets, method):
     [
         "/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/app.py", "/static//etc/passwd",
         "/static/C:\\x", "/static/", "/api/image/hr/-1", "/api/image/hr/99999999999999999999",
-        "/api/image/lr/1e3", "/api/image/lr/20", "/api/image/lr/2147483648?reviewer=a", "/api/item/-1?reviewer=a", "/api/item/2147483648?reviewer=a",
+        "/api/image/lr/1e3",
+        "/api/image/lr/20", "/api/image/lr/2147483648?reviewer=a",
+        "/api/item/-1?reviewer=a", "/api/item/2147483648?reviewer=a",
         "/api/item/99999999999999999999?reviewer=a", "/etc/passwd", "/%00", "//evil.test/",
         "/api/image/hr/../lr/0", "/api/image/hr/3?match=http://evil.test/",
         "/api/queue", "/api/clear", "/api/queue?reviewer=", "/api/queue?reviewer=" + "a" * 10_000,
@@ -232,8 +234,9 @@ def test_nothing_outside_is_reached(review, target):
 def test_no_route_takes_a_path_or_an_address(review):
     assert all(":path}" not in route.path for route in review.app.routes)
     assert {route.path for route in review.app.routes} == {
-        "/", "/auth", "/static/{name}", "/api/run", "/api/queue", "/api/clear", "/api/item/{item:int}",
-        "/api/image/lr/{item:int}", "/api/image/hr/{n:int}", "/api/decision", "/api/undo",
+        "/", "/auth", "/static/{name}", "/api/run", "/api/queue", "/api/clear",
+        "/api/item/{item:int}", "/api/image/lr/{item:int}", "/api/image/hr/{n:int}",
+        "/api/decision", "/api/undo",
         "/api/openapi.json",
     }  # fmt: skip
 

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from srmri_data.review_merge import decide_at_terminal
+from srmri_data.run_folder import open_run, read_pairs, write_pairs
+from srmri_data.store import ReviewStore
+
 _numbers = count(1)
 
 PIXELS = """() => {
@@ -54,7 +58,9 @@ def settle(page: Any, key: str) -> None:
     """Press a key that decides, and wait for the next item."""
     before = canvas(page, "item")
     page.keyboard.press(key)
-    page.wait_for_function("lr => document.querySelector('#canvas').dataset.item !== lr", arg=before)
+    page.wait_for_function(
+        "lr => document.querySelector('#canvas').dataset.item !== lr", arg=before
+    )
 
 
 def of(server: Any, reviewer: str, expected: int = 0) -> list[Any]:
@@ -110,7 +116,9 @@ def test_buttons_do_what_keys_do(open_page, server, name):
     page.fill("#note", "left bulb is missing")
     before = canvas(page, "item")
     page.click("#accept")
-    page.wait_for_function("lr => document.querySelector('#canvas').dataset.item !== lr", arg=before)
+    page.wait_for_function(
+        "lr => document.querySelector('#canvas').dataset.item !== lr", arg=before
+    )
     for button in ("#none", "#unsure"):
         before = canvas(page, "item")
         page.click(button)
@@ -132,7 +140,9 @@ def test_enter_accepts_what_was_clicked(open_page, server, name):
     chosen = int(page.get_attribute("#strip [data-candidate='2']", "data-hr"))
     page.click("#view-buttons [data-view='difference']")
     page.keyboard.press("Enter")
-    page.wait_for_function("lr => document.querySelector('#canvas').dataset.item !== lr", arg=before)
+    page.wait_for_function(
+        "lr => document.querySelector('#canvas').dataset.item !== lr", arg=before
+    )
     assert [event.choice for event in of(server, name, 1)] == [chosen]
 
 
@@ -215,7 +225,9 @@ def test_closing_the_tab_loses_nothing(open_page, server, name):
     before = canvas(page, "item")
     page.keyboard.press("1")
     page.keyboard.press("Enter")
-    page.wait_for_function("lr => document.querySelector('#canvas').dataset.item !== lr", arg=before)
+    page.wait_for_function(
+        "lr => document.querySelector('#canvas').dataset.item !== lr", arg=before
+    )
     page.close(run_before_unload=False)
     assert len(of(server, name, 1)) == 1
 
@@ -311,6 +323,142 @@ def test_keys_can_be_given_to_other_actions(open_page, server, name):
     page.keyboard.press("u")
     settle(page, "q")
     assert [event.choice for event in of(server, name, 1)] == ["unsure"]
+
+
+# The science of reviewing
+
+
+@pytest.fixture(scope="module")
+def mixed(copy_run, serving, set_queue):
+    """A server with trials; a few items of its queue are clear."""
+    run = copy_run()
+    set_queue(run, range(24, 36))
+    make_clear(run, (25, 33))
+    with serving(run, "--catch", "0.3", "--repeat", "0.2", "--seed", "1") as server:
+        server.log_in()
+        yield server
+
+
+def make_clear(run: Any, low_slices: tuple[int, ...]) -> None:
+    """Let the voters differ by one slice at the place the geometry gives, and there only."""
+    spacing = open_run(run).summary["hr"]["slice_spacing_um"]
+    pairs = read_pairs(run)
+    place = (pairs["auto_hr_position"] - pairs["auto_offset_um"] / spacing).round().astype(int)
+    here = pairs["lr_slice"].isin(low_slices)
+    pairs["vote_pca"] = place
+    pairs["vote_ssim"] = place + here.map({True: 1, False: 9})
+    write_pairs(run, pairs)
+
+
+def test_trials_are_not_shown_as_such_and_tell_about_the_reviewer(mixed, open_page, name):
+    page = open_page(name, at=mixed)
+    total = progress(page)[1]
+    assert total > 12
+    seen = []
+    for _ in range(total):
+        assert page.locator("#goto-row").is_hidden()
+        text = page.inner_text("body") + page.title()
+        assert not re.search(r"\b(LR|HR)( slice)? \d", text), text
+        seen.append(canvas(page, "item"))
+        page.keyboard.press("r")
+        page.wait_for_timeout(30)
+        assert page.get_attribute("#strip", "data-revealed") == "0"
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        page.wait_for_function(
+            "item => document.querySelector('#canvas').dataset.item !== item"
+            " || !document.querySelector('#finished').hidden",
+            arg=seen[-1],
+        )
+    assert len(set(seen)) == total
+    events = of(mixed, name, total)
+    assert sorted({event.trial for event in events}) == ["", "catch", "repeat"]
+    assert {event.lr_slice for event in events if not event.trial} == set(range(24, 36))
+    # Told at the end.
+    page.wait_for_function("() => /^Saved/.test(document.querySelector('#status').textContent)")
+    page.keyboard.press("r")
+    page.wait_for_selector("#strip[data-revealed='1']")
+    said = set()
+    for _ in range(total):
+        page.keyboard.press("k")
+        page.wait_for_timeout(60)
+        page.keyboard.press("r")
+        page.wait_for_selector("#strip[data-revealed='1']")
+        said.add(page.inner_text("#reason").split(",")[0])
+    assert {"a catch trial", "a repeat"} <= said
+
+
+def test_undo_reaches_back_over_trials(mixed, open_page, name):
+    page = open_page(name, at=mixed)
+    seen = []
+    for _ in range(6):
+        seen.append(canvas(page, "item"))
+        settle(page, "u")
+    for item in reversed(seen):
+        page.keyboard.press("Control+z")
+        shows(page, "item", item)
+    assert progress(page)[0] == 0
+
+
+def test_clear_items_are_accepted_together_with_one_event_each(mixed, open_page, name):
+    page = open_page(name, at=mixed)
+    total = progress(page)[1]
+    page.wait_for_selector("#clear")
+    assert page.inner_text("#clear span") == "Accept 2 clear"
+    page.keyboard.press("a")
+    assert page.locator("#clear-list li").count() == 2
+    page.keyboard.press("Escape")
+    assert of(mixed, name) == []
+    page.click("#clear")
+    page.click("#clear-accept")
+    page.wait_for_function("() => document.querySelector('#progress').dataset.done === '2'")
+    events = of(mixed, name, 2)
+    assert {event.lr_slice for event in events} == {25, 33}
+    assert all((event.views, event.trial) == (("bulk",), "") for event in events)
+    places = {row.lr_slice: row.vote_pca for row in read_pairs(mixed.run).itertuples()}
+    assert all(event.choice == places[event.lr_slice] for event in events)
+    assert page.locator("#clear").is_hidden()
+    page.keyboard.press("Control+z")
+    page.wait_for_function("() => document.querySelector('#progress').dataset.done === '1'")
+    assert progress(page) == (1, total)
+    page.wait_for_selector("#clear")
+
+
+def test_votes_are_revealed_after_the_decision(open_page, server, name):
+    page = open_page(name)
+    page.keyboard.press("r")
+    page.wait_for_timeout(100)
+    assert page.get_attribute("#strip", "data-revealed") == "0"
+    assert page.locator("#scores path").count() == 0
+    settle(page, "x")
+    settle(page, "k")
+    page.keyboard.press("r")
+    page.wait_for_selector("#strip[data-revealed='1']")
+    labels = page.inner_text("#strip")
+    assert "PCA" in labels
+    assert "geometry" in labels
+    assert page.locator("#scores path").count() > 0
+
+
+def test_disagreements_are_settled_on_the_page(copy_run, serving, open_page):
+    run = copy_run()
+    for reviewer, choice in (("ann", 60), ("bob", 62)):
+        decide_at_terminal(run, f"30={choice}", reviewer=reviewer)
+        decide_at_terminal(run, "31=62", reviewer=reviewer)
+    with serving(run, "--adjudicate") as judged:
+        judged.log_in()
+        page = open_page("pi", at=judged)
+        assert progress(page) == (0, 1)
+        assert (canvas(page, "item"), page.inner_text("#mode")) == ("30", "Adjudication")
+        page.click("#strip [data-hr='62']")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#finished")
+        (*_, event) = of(judged, "pi", 1)
+        assert (event.choice, event.adjudicates) == (62, True)
+        page.keyboard.press("r")
+        page.wait_for_selector("#strip[data-revealed='1']")
+        assert "ann: HR 60 · bob: HR 62" in page.inner_text("#reason")
+    assert next(v.reason for v in ReviewStore.open(run).merged()) == "the adjudicator chose 62"
 
 
 # Looking

@@ -205,12 +205,13 @@ def test_candidates_of_a_catch_trial_hold_the_truth_and_look_like_picks():
 
 
 def test_the_order_of_candidates_is_that_of_reviewer_question_and_seed():
-    def order(seed=1, reviewer="ann", question=Question(20)):
+    def order(seed=1, reviewer="ann", lr_slice=20, trial=""):
+        question = Question(lr_slice, trial)
         return shuffled(range(9), seed=seed, reviewer=reviewer, question=question)
 
-    orders = [order(), order(2), order(reviewer="bob"), order(question=Question(20, "repeat"))]
+    orders = [order(), order(2), order(reviewer="bob"), order(trial="repeat"), order(lr_slice=21)]
     assert order() == orders[0]
-    assert len({tuple(found) for found in orders}) == 4
+    assert len({tuple(found) for found in orders}) == 5
     assert all(sorted(found) == list(range(9)) for found in orders)
 
 

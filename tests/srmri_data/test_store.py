@@ -659,11 +659,14 @@ def test_an_answer_changed_or_taken_back_no_longer_counts(store):
         "DELETE FROM events",
         "INSERT OR REPLACE INTO events SELECT * FROM events",
         "INSERT OR REPLACE INTO events SELECT 2, submission_id, kind, lr_slice, choice, reviewer,"
-        " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth FROM events",
+        " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth"
+        " FROM events",
         "INSERT OR REPLACE INTO events SELECT 2, 'other', kind, lr_slice, choice, reviewer,"
-        " at, 1, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth FROM events",
+        " at, 1, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth"
+        " FROM events",
         "INSERT INTO events SELECT 7, 'other', kind, lr_slice, choice, reviewer,"
-        " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth FROM events",
+        " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth"
+        " FROM events",
     ],
 )
 def test_the_log_can_only_grow(store, run, statement):
@@ -679,7 +682,8 @@ def test_the_log_can_grow(store, run):
     with raw(run) as db:
         db.execute(
             "INSERT INTO events SELECT 2, 'other', kind, lr_slice, 33, reviewer,"
-            " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth FROM events"
+            " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth"
+            " FROM events"
         )
     assert store.item(10, "Ann").mine == 33
 

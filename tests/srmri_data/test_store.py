@@ -42,7 +42,7 @@ from srmri_data.errors import (
     SrmriError,
     UsageError,
 )
-from srmri_data.run_folder import REVIEW_DATABASE
+from srmri_data.run_folder import REVIEW_DATABASE, read_pairs
 from srmri_data.store import (
     ReviewStore,
     StaleRevision,
@@ -105,6 +105,83 @@ def test_the_queue_is_what_the_matcher_left_open(store):
     )  # fmt: skip
     accepted = store.item(14, "Ann")
     assert (accepted.status, accepted.auto.hr_position) == ("auto", 28.25)
+
+
+def test_the_geometry_is_the_methods_own_where_it_has_one(store, run):
+    # By the affines: the position minus its offset from them.
+    assert store.items[10].geometry == pytest.approx(19.7)
+    pairs = read_pairs(run)
+    registered = pairs.assign(geom_position=[None, *(2.0 * pairs["lr_slice"] + 5)[1:]])
+    registered.astype({"geom_position": "float64"}).to_parquet(run / "pairs.parquet", index=False)
+    items = ReviewStore.open(run).items
+    assert [items[n].geometry for n in (10, 11)] == [pytest.approx(19.7), 27.0]
+
+
+def test_the_seed_of_a_review_is_kept(run):
+    first = ReviewStore.open(run, seed=7)
+    assert (first.seed, ReviewStore.open(run, seed=8).seed, ReviewStore.open(run).seed) == (7,) * 3
+
+
+def test_a_review_begins_with_a_seed_of_its_own(tmp_path):
+    seeds = {ReviewStore.open(write_run(tmp_path / f"run-{n}")).seed for n in range(4)}
+    assert len(seeds) == 4
+
+
+def test_trials_have_answers_undo_and_revisions_of_their_own(store):
+    pair = store.decide(submission(choice=20))
+    catch = store.decide(submission(choice=30, trial="catch", truth=31))
+    store.decide(submission(choice="none", trial="repeat"))
+    assert (catch.revision, catch.trial, catch.truth) == (2, "catch", 31)
+    assert store.item(10, "Ann").mine == 20
+    assert store.item(10, "Ann", trial="catch").mine == 30
+    assert {key: s.mine for key, s in store.trials("Ann").items()} == {
+        (10, "catch"): 30, (10, "repeat"): "none",
+    }  # fmt: skip
+    assert store.trials("Bob") == {}
+    # Neither is an answer about the pair.
+    (verdict,) = store.merged()
+    assert (verdict.hr_slice, verdict.n_reviewers) == (20, 1)
+    assert store.choices(10) == {"Ann": 20}
+    assert store.item(10, "Bob").n_reviewers == 1
+    assert store.undoable("Ann").trial == "repeat"
+    assert store.undoable("Ann", trials=False).id == pair.id
+    with pytest.raises(StaleRevision) as stale:
+        store.undo("Ann", 10, trial="catch", expected_revision=1, submission_id=new_id())
+    assert stale.value.state.mine == 30
+    undone = store.undo("Ann", 10, trial="catch", expected_revision=2, submission_id=new_id())
+    assert (undone.trial, undone.truth, undone.choice) == ("catch", 31, None)
+    assert store.redoable("Ann").id == undone.id
+    assert store.item(10, "Ann").mine == 20
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trial": "catch"},
+        {"trial": "repeat", "truth": 3},
+        {"truth": 3},
+        {"trial": "other"},
+        {"trial": "catch", "truth": "3"},
+        {"trial": "repeat", "adjudicates": True},
+    ],
+)
+def test_a_trial_that_makes_no_sense_is_refused(changes):
+    with pytest.raises(UsageError):
+        submission(**changes)
+
+
+def test_disputed_is_what_independent_answers_differ_on(store):
+    store.decide(submission(10, 20, "Ann"))
+    store.decide(submission(10, 21, "Bob"))
+    store.decide(submission(11, 22, "Ann"))
+    store.decide(submission(11, 22, "Bob"))
+    store.decide(submission(12, 24, "Ann"))
+    store.decide(submission(12, 25, "Bob", trial="repeat"))
+    assert store.disputed() == {10: {"Ann": 20, "Bob": 21}}
+    # Settled, it stays what it was: two people saw different things.
+    store.decide(submission(10, 21, "Pi", adjudicates=True))
+    store.decide(submission(10, 20, "Bob", adjudicates=True, expected_revision=2))
+    assert store.disputed() == {10: {"Ann": 20, "Bob": 21}}
 
 
 def test_opening_again_finds_everything(store, run):

@@ -662,6 +662,7 @@ def _print_reviews(listed: dict[str, list[dict[str, Any]]], *, json_output: bool
     )
     if listed["reviewers"]:
         console.print(_reviewers_table(listed["reviewers"]))
+        console.print("exact and mean error: on catch trials; same again: on repeats", style="dim")
 
 
 def _reviewers_table(reviewers: list[dict[str, Any]]) -> Any:
@@ -673,7 +674,7 @@ def _reviewers_table(reviewers: list[dict[str, Any]]) -> Any:
 
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("reviewer")
-    for column in ("answers", "exact on catch trials", "mean error", "same again", "agreement"):
+    for column in ("answers", "exact", "mean error", "same again", "agreement"):
         table.add_column(column, justify="right")
     for row in reviewers:
         error = row["mean_error_um"]
@@ -681,7 +682,7 @@ def _reviewers_table(reviewers: list[dict[str, Any]]) -> Any:
             Text(row["reviewer"]),
             str(row["answered"]),
             share(row["exact"], row["catch_trials"]),
-            "–" if error is None else f"{row['mean_error_slices']:.2f} slices, {error:.0f} µm",
+            "–" if error is None else f"{error:.0f} µm",
             share(row["same_again"], row["repeats"]),
             share(row["agreement"], row["shared"]),
         )

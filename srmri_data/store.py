@@ -118,6 +118,8 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """ALTER TABLE events ADD COLUMN trial TEXT NOT NULL DEFAULT ''
             CHECK (trial IN ('', 'catch', 'repeat'))""",
         "ALTER TABLE events ADD COLUMN truth INTEGER CHECK (truth IS NULL OR trial = 'catch')",
+        "DROP INDEX events_by_reviewer",
+        "CREATE INDEX events_by_reviewer ON events (reviewer, lr_slice, trial)",
         # Reviews that began before orders had a seed go on with 0.
         "ALTER TABLE run ADD COLUMN seed INTEGER NOT NULL DEFAULT 0",
     ),

@@ -11,9 +11,9 @@ help:
 	@echo "make demo   pair the built-in mouse brain and write a report"
 	@echo "make test   run the test-suite"
 	@echo "make lint   ruff, mypy, numpydoc, import contracts"
-	@echo "make bench  time and memory beside the obvious loop"
+	@echo "make bench  time and memory beside the obvious loop; the review page; the store under stress"
 	@echo "make deep   the slow tests as well"
-	@echo "make docs   redraw the example run and the picture in the README"
+	@echo "make docs   redraw the example run and the pictures"
 
 $(READY): pyproject.toml requirements/lpips-trunk.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -40,9 +40,12 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.voters
 	$(BIN)/python -m benchmarks.pairing
+	$(BIN)/python -m benchmarks.review
+	$(BIN)/python -m benchmarks.store
 
 docs: $(READY)
 	$(BIN)/python docs/make_example.py
+	$(BIN)/python docs/make_review_pictures.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info srmri-demo

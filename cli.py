@@ -531,8 +531,19 @@ def review(
         int | None, typer.Option(min=1, max=4, help="With --decide: 1 guess to 4 certain.")
     ] = None,
     note: Annotated[str, typer.Option(help="With --decide: free text.")] = "",
+    accept_clear: Annotated[
+        bool,
+        typer.Option(
+            "--accept-clear",
+            help="Accept all items whose voters differ by one slice and agree with geometry.",
+        ),
+    ] = False,
     adjudicate: Annotated[
-        bool, typer.Option("--adjudicate", help="With --decide: settle a disagreement.")
+        bool,
+        typer.Option(
+            "--adjudicate",
+            help="Settle what reviewers disagree on: on the page, with --decide, or --list it.",
+        ),
     ] = False,
     sources: Annotated[
         Path | None, typer.Option(help="Folder that holds the scans now, when they have moved.")
@@ -563,22 +574,44 @@ def review(
             rich_help_panel="Page",
         ),
     ] = False,
+    catch: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Mix in simulated pairs with known truth, this many per item.",
+            rich_help_panel="Page",
+        ),
+    ] = 0.0,
+    repeat: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Ask again, this many per item.", rich_help_panel="Page"),
+    ] = 0.0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Seed of the orders and trials of a review that begins. Default: random.",
+            rich_help_panel="Page",
+        ),
+    ] = None,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Settle the undecided pairs by eye, in the browser or at the terminal.
 
-    Without --list, --export or --decide it serves a page to this computer only and prints its
-    address; every decision is saved at once. Ctrl-C stops it.
+    Without --list, --export, --decide or --accept-clear it serves a page to this computer only
+    and prints its address; every decision is saved at once. Ctrl-C stops it.
     """
     from srmri_data import review_merge
 
-    if show_list + export + bool(decide) > 1:
-        raise UsageError("choose one of --list, --export and --decide")
-    if decide:
+    if show_list + export + bool(decide) + accept_clear > 1:
+        raise UsageError("choose one of --list, --export, --decide and --accept-clear")
+    if decide or accept_clear:
         if reviewer is None:
-            raise UsageError("--decide needs --reviewer NAME")
-        events = [
+            raise UsageError(f"{'--decide' if decide else '--accept-clear'} needs --reviewer NAME")
+        events = [] if decide else review_merge.accept_clear(run, reviewer=reviewer)
+        events += [
             review_merge.decide_at_terminal(
                 run,
                 decision,
@@ -587,13 +620,15 @@ def review(
                 note=note,
                 adjudicates=adjudicate,
             )
-            for decision in decide
+            for decision in decide or ()
         ]
         if json_output:
             _print_json([asdict(event) for event in events])
         else:
             for event in events:
                 typer.echo(f"LR {event.lr_slice}: {event.choice} ({event.reviewer})")
+            if not events:
+                typer.echo("nothing is that clear")
     elif export:
         counts = review_merge.export_reviews(run)
         if json_output:
@@ -601,13 +636,15 @@ def review(
         else:
             typer.echo(
                 f"{counts['decided']} decided, {counts['rejected']} rejected, "
-                f"{counts['queued']} still queued; log: {run / 'reviews.jsonl'}"
+                f"{counts['queued']} still queued; log: {run / 'reviews.jsonl'}; "
+                "`srmri report` draws it"
             )
     elif show_list:
-        _print_reviews(review_merge.list_reviews(run), json_output=json_output)
+        _print_reviews(review_merge.list_reviews(run, disputed=adjudicate), json_output=json_output)
     else:
+        serve, config = _review_page()
         with _progress(quiet or json_output) as progress:
-            _serve()(
+            serve(
                 run,
                 port=port,
                 sources=sources,
@@ -616,25 +653,28 @@ def review(
                 allow_remote=allow_remote,
                 host=host,
                 reviewer=reviewer,
-                blind=not no_blind,
+                config=config(
+                    blind=not no_blind, catch=catch, repeat=repeat, adjudicate=adjudicate
+                ),
+                seed=seed,
                 progress=progress,
             )
 
 
-def _serve() -> Callable[..., None]:
+def _review_page() -> tuple[Callable[..., None], Callable[..., Any]]:
     try:
-        from srmri_data.review import serve
+        from srmri_data.review import SittingConfig, serve
     except ImportError as error:
         raise UsageError(
             f"the review page needs a package that is missing ({error.name})",
             hint="pip install 'srmri[review]', or decide with --list and --decide",
         ) from error
-    return serve
+    return serve, SittingConfig
 
 
-def _print_reviews(rows: list[dict[str, Any]], *, json_output: bool) -> None:
+def _print_reviews(listed: dict[str, list[dict[str, Any]]], *, json_output: bool) -> None:
     if json_output:
-        _print_json(rows)
+        _print_json(listed)
         return
     from rich.table import Table
     from rich.text import Text
@@ -648,7 +688,7 @@ def _print_reviews(rows: list[dict[str, Any]], *, json_output: bool) -> None:
         ("reason", "left"),
     ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for row in rows:
+    for row in listed["items"]:
         style = {"decided": "green", "rejected": "red"}.get(row["status"], "yellow")
         table.add_row(
             str(row["lr_slice"]),
@@ -659,8 +699,40 @@ def _print_reviews(rows: list[dict[str, Any]], *, json_output: bool) -> None:
         )
     console = Console(highlight=False)
     console.print(table)
-    waiting = sum(row["status"] == "review" for row in rows)
-    console.print(f"{waiting} of {len(rows)} wait for a decision", style="dim")
+    waiting = [row for row in listed["items"] if row["status"] == "review"]
+    clear = sum(row["clear"] is not None and not row["n_reviewers"] for row in waiting)
+    console.print(
+        f"{len(waiting)} of {len(listed['items'])} wait for a decision"
+        + (f"; --accept-clear would settle {clear}" if clear else ""),
+        style="dim",
+    )
+    if listed["reviewers"]:
+        console.print(_reviewers_table(listed["reviewers"]))
+        console.print("exact and mean error: on catch trials; same again: on repeats", style="dim")
+
+
+def _reviewers_table(reviewers: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    def share(value: float | None, count: int) -> str:
+        return "–" if value is None else f"{value:.0%} of {count}"
+
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("reviewer")
+    for column in ("answers", "exact", "mean error", "same again", "agreement"):
+        table.add_column(column, justify="right")
+    for row in reviewers:
+        error = row["mean_error_um"]
+        table.add_row(
+            Text(row["reviewer"]),
+            str(row["answered"]),
+            share(row["exact"], row["catch_trials"]),
+            "–" if error is None else f"{error:.0f} µm",
+            share(row["same_again"], row["repeats"]),
+            share(row["agreement"], row["shared"]),
+        )
+    return table
 
 
 @app.command(

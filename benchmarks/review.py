@@ -55,17 +55,17 @@ let pressed = null;
 addEventListener('keydown', event => { pressed = event.timeStamp; }, true);
 addEventListener('DOMContentLoaded', () => {
   const canvas = document.querySelector('#canvas');
-  let {lr} = canvas.dataset;
+  let {item} = canvas.dataset;
   new MutationObserver(() => {
-    const item = canvas.dataset.lr !== lr;
-    lr = canvas.dataset.lr;
+    const moved = canvas.dataset.item !== item;
+    ({item} = canvas.dataset);
     if (pressed === null) return;
     const start = pressed;
     pressed = null;
     requestAnimationFrame(() => {
       const channel = new MessageChannel();
       channel.port1.onmessage = () =>
-        window.waits.push([item ? 'item' : 'view', performance.now() - start]);
+        window.waits.push([moved ? 'item' : 'view', performance.now() - start]);
       channel.port2.postMessage(null);
     });
   }).observe(canvas, {attributes: true});
@@ -225,7 +225,7 @@ def calls(url: str, run: Path, *, repeats: int) -> dict[str, dict[str, float]]:
         for name, target in (
             ("queue", f"/api/queue?{reviewer}"),
             ("item", f"/api/item/{lr_slice}?{reviewer}"),
-            ("image lr", f"/api/image/lr/{lr_slice}"),
+            ("image lr", f"/api/image/lr/{lr_slice}?{reviewer}"),
             ("image hr", f"/api/image/hr/{n % 2 + 2 * (n % len(numbers))}"),
             ("image hr matched", f"/api/image/hr/{n % 2 + 2 * (n % len(numbers))}?match=1"),
         ):
@@ -234,13 +234,13 @@ def calls(url: str, run: Path, *, repeats: int) -> dict[str, dict[str, float]]:
             if name == "item":
                 revision = document["revision"]
         decision = {
-            "lr_slice": lr_slice, "choice": "unsure", "reviewer": "reviewer-0",
+            "item": lr_slice, "choice": "unsure", "reviewer": "reviewer-0",
             "expected_revision": revision, "submission_id": str(uuid.uuid4()), "note": "",
         }  # fmt: skip
         elapsed, event = timed("POST", "/api/decision", json.dumps(decision))
         waits.setdefault("decision", []).append(elapsed)
         undo = {
-            "lr_slice": lr_slice, "reviewer": "reviewer-0",
+            "item": lr_slice, "reviewer": "reviewer-0",
             "expected_revision": event["revision"], "submission_id": str(uuid.uuid4()),
         }  # fmt: skip
         waits.setdefault("undo", []).append(timed("POST", "/api/undo", json.dumps(undo))[0])

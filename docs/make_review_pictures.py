@@ -35,13 +35,13 @@ def review(page: Any, reviewer: str) -> None:
     page.fill("#reviewer-name", reviewer)
     page.click("#reviewer-start")
     page.wait_for_selector("body[data-ready='1']")
-    # The first items lie at the end of the brain; the pictures show its middle.
-    for _ in range(8):
-        drawn = page.get_attribute("#canvas", "data-lr")
+    # The pictures show the middle of the brain.
+    for _ in range(5):
+        drawn = page.get_attribute("#canvas", "data-item")
         page.keyboard.press(middle_candidate(page))
         page.keyboard.press("Enter")
         page.wait_for_function(
-            "lr => document.querySelector('#canvas').dataset.lr !== lr", arg=drawn
+            "lr => document.querySelector('#canvas').dataset.item !== lr", arg=drawn
         )
     page.keyboard.press(middle_candidate(page))
     page.keyboard.press("Shift+Digit3")

@@ -14,6 +14,12 @@ from srmri_data.errors import UsageError
 Choice: TypeAlias = int | Literal["none", "unsure"]
 """An HR slice, "none" of the HR slices, or "unsure"."""
 
+TrialKind: TypeAlias = Literal["", "catch", "repeat"]
+"""What an item is for: "" to settle a pair; a catch trial or a repeat, to know the reviewer."""
+
+BULK_VIEW = "bulk"
+"""The view recorded with answers that were accepted together, without a look at each."""
+
 MAX_NOTE = 2000
 MAX_REVIEWER = 80
 _MAX_SHOWN = 64
@@ -52,6 +58,10 @@ class Submission:
         Version of the program that asked.
     adjudicates : bool
         Settles what the reviewers disagree on.
+    trial : {"", "catch", "repeat"}
+        What was asked. Answers to trials tell about the reviewer, never about the pair.
+    truth : int, optional
+        HR slice a catch trial was simulated from.
 
     Raises
     ------
@@ -71,6 +81,8 @@ class Submission:
     views: tuple[str, ...] = ()
     tool_version: str = ""
     adjudicates: bool = False
+    trial: TrialKind = ""
+    truth: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what came in wrong: most submissions come over the network."""
@@ -93,6 +105,10 @@ class Submission:
             raise UsageError(f"tool_version: not a text of at most {_MAX_WORD} characters")
         if not isinstance(self.adjudicates, bool):
             raise UsageError(f"adjudicates: {self.adjudicates!r} is neither true nor false")
+        if self.trial not in ("", "catch", "repeat") or (self.trial and self.adjudicates):
+            raise UsageError(f"trial: {self.trial!r} is no kind of trial, or adjudicates")
+        if (self.trial == "catch") != (self.truth is not None and _is_whole(self.truth)):
+            raise UsageError(f"truth: {self.truth!r} does not belong to trial {self.trial!r}")
 
 
 @dataclass(frozen=True)
@@ -133,6 +149,10 @@ class Event:
         Version of the program that asked.
     adjudicates : bool
         Settles what the reviewers disagree on.
+    trial : {"", "catch", "repeat"}
+        What was asked; only "" says something about the pair.
+    truth : int or None
+        HR slice a catch trial was simulated from.
     """
 
     id: int
@@ -151,6 +171,8 @@ class Event:
     views: tuple[str, ...]
     tool_version: str
     adjudicates: bool
+    trial: TrialKind = ""
+    truth: int | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +185,9 @@ class AutoDecision:
         HR slice it chose or, in the queue, proposes.
     hr_position : float
         The same as a coordinate.
+    geometry : float
+        Where the method's geometry puts the slice, as a coordinate: its registration, or the
+        affines where it has none.
     status : {"auto", "review"}
         Whether it asked for a person.
     reason : str
@@ -183,6 +208,7 @@ class AutoDecision:
 
     hr_slice: int
     hr_position: float
+    geometry: float
     status: str
     reason: str
     votes: Mapping[str, int]
@@ -211,6 +237,8 @@ class ItemState:
         1 to 4, if stated.
     my_note : str
         Free text.
+    adjudicates : bool
+        The answer settles what the reviewers disagree on.
     n_reviewers : int
         How many reviewers have an answer now, this one included.
     auto : AutoDecision
@@ -223,6 +251,7 @@ class ItemState:
     mine: Choice | None
     my_confidence: int | None
     my_note: str
+    adjudicates: bool
     n_reviewers: int
     auto: AutoDecision
 
@@ -321,7 +350,12 @@ def _is_tuple_of(value: object, most: int, is_one: Callable[[object], bool]) -> 
 
 
 def check_address(
-    lr_slice: object, expected_revision: object, submission_id: object, undoes: object = None
+    lr_slice: object,
+    expected_revision: object,
+    submission_id: object,
+    undoes: object = None,
+    *,
+    name: str = "lr_slice",
 ) -> None:
     """Refuse a request that names no slice, revision, submission or event.
 
@@ -331,6 +365,8 @@ def check_address(
         As in `Submission`.
     undoes : object, optional
         Number of an event.
+    name : str
+        What the caller calls the slice.
 
     Raises
     ------
@@ -338,7 +374,7 @@ def check_address(
         If one is of the wrong type or out of range.
     """
     if not _is_whole(lr_slice):
-        raise UsageError(f"lr_slice: {lr_slice!r} is not a slice number")
+        raise UsageError(f"{name}: {lr_slice!r} is not a whole number")
     if not _is_whole(expected_revision):
         raise UsageError(f"expected_revision: {expected_revision!r} is not a whole number")
     if undoes is not None and not _is_whole(undoes, 1):

@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from srmri_data.decisions import Choice, Event, Submission, Verdict, reviewer_name
+from srmri_data.decisions import (
+    BULK_VIEW,
+    Choice,
+    Event,
+    Submission,
+    Verdict,
+    reviewer_name,
+)
 from srmri_data.errors import UsageError
+from srmri_data.review_plan import clear_choice, review_order
+from srmri_data.reviewers import reviewer_figures
 from srmri_data.run_folder import open_run, read_pairs, write_pairs
 from srmri_data.safe_io import write_json, write_text
 from srmri_data.store import ReviewStore
@@ -59,9 +68,11 @@ def export_reviews(run: Path) -> dict[str, int]:
             "decided": int(status.get("decided", 0)),
             "rejected": int(status.get("rejected", 0)),
         }
+        figures = [asdict(figure) for figure in reviewer_figures(events, spacing_um)]
+        review = {"seed": store.seed, "reviewers": figures}
         write_text(run / "reviews.jsonl", "".join(map(_json_line, events)))
         write_pairs(run, pairs)
-        write_json(run / "summary.json", {**opened.summary, **counts})
+        write_json(run / "summary.json", {**opened.summary, **counts, "review": review})
     return {"events": len(events), **counts}
 
 
@@ -126,20 +137,24 @@ def _json_line(event: Event) -> str:
     return json.dumps(asdict(event), ensure_ascii=False) + "\n"
 
 
-def list_reviews(run: Path) -> list[dict[str, Any]]:
+def list_reviews(run: Path, *, disputed: bool = False) -> dict[str, list[dict[str, Any]]]:
     """List the slices that are or were in the queue, and what the answers come to.
 
     Parameters
     ----------
     run : Path
         Run folder.
+    disputed : bool
+        Only those that reviewers disagree on.
 
     Returns
     -------
-    list of dict
-        By LR slice: ``lr_slice``, ``status`` (``review``, ``decided`` or ``rejected``),
-        ``hr_slice`` (the proposal until it is decided), ``votes`` by voter, ``n_reviewers``,
-        ``confidence`` and ``reason``.
+    dict
+        ``items`` in the order of review, each with ``lr_slice``, ``status`` (``review``,
+        ``decided`` or ``rejected``), ``hr_slice`` (the proposal until it is decided), ``votes``
+        by voter, ``clear`` (the HR slice it can be accepted as without a look, or None),
+        ``n_reviewers``, ``confidence`` and ``reason``; and ``reviewers``, their figures
+        (`srmri_data.reviewers.ReviewerFigures`).
 
     Raises
     ------
@@ -147,12 +162,14 @@ def list_reviews(run: Path) -> list[dict[str, Any]]:
         As `ReviewStore.open`.
     """
     store = ReviewStore.open(run)
-    verdicts = {verdict.lr_slice: verdict for verdict in store.merged()}
+    with store.frozen() as (events, found):
+        verdicts = {verdict.lr_slice: verdict for verdict in found}
+    asked = [n for n, auto in store.items.items() if auto.status == "review" or n in verdicts]
+    if disputed:
+        asked = list(store.disputed())
     rows = []
-    for lr_slice, auto in store.items.items():
-        verdict = verdicts.get(lr_slice)
-        if verdict is None and auto.status != "review":
-            continue
+    for lr_slice in (n for block in review_order(store.items, asked) for n in block):
+        auto, verdict = store.items[lr_slice], verdicts.get(lr_slice)
         decided = verdict is not None and verdict.hr_slice is not None
         rows.append(
             {
@@ -160,12 +177,60 @@ def list_reviews(run: Path) -> list[dict[str, Any]]:
                 "status": verdict.status if verdict else auto.status,
                 "hr_slice": verdict.hr_slice if verdict and decided else auto.hr_slice,
                 "votes": dict(auto.votes),
+                "clear": clear_choice(auto),
                 "n_reviewers": verdict.n_reviewers if verdict else 0,
                 "confidence": verdict.confidence if verdict else None,
                 "reason": verdict.reason if verdict else auto.reason,
             }
         )
-    return rows
+    spacing_um = float(open_run(run).summary["hr"]["slice_spacing_um"])
+    figures = [asdict(figure) for figure in reviewer_figures(events, spacing_um)]
+    return {"items": rows, "reviewers": figures}
+
+
+def accept_clear(run: Path, *, reviewer: str) -> list[Event]:
+    """Accept, for one reviewer, every item whose voters all but agree and fit the geometry.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+    reviewer : str
+        Who vouches for them.
+
+    Returns
+    -------
+    list of Event
+        One for each item that had no answer of this reviewer; recorded with the view ``bulk``.
+
+    Raises
+    ------
+    UsageError
+        If the reviewer has no name.
+    MissingInputError, ChecksumError, FormatError, StoreBusyError
+        As `ReviewStore.open`.
+    """
+    name = reviewer_name(reviewer)
+    store = ReviewStore.open(run)
+    events = []
+    for state in store.queue(name):
+        choice = clear_choice(state.auto)
+        if choice is None or state.mine is not None:
+            continue
+        events.append(
+            store.decide(
+                Submission(
+                    lr_slice=state.lr_slice,
+                    choice=choice,
+                    reviewer=name,
+                    expected_revision=state.revision,
+                    submission_id=str(uuid.uuid4()),
+                    views=(BULK_VIEW,),
+                    tool_version=tool_version(),
+                )
+            )
+        )
+    return events
 
 
 def parse_decision(text: str) -> tuple[int, Choice]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from srmri_data.decisions import (
     Event,
     ItemState,
     Submission,
+    TrialKind,
     Verdict,
     check_address,
     is_word,
@@ -66,6 +68,7 @@ OLDEST_SQLITE = (3, 37)
 """The first with STRICT tables."""
 
 _BUSY_SECONDS = 60.0
+_SEED_BITS = 48
 _APPLICATION_ID = int.from_bytes(b"srmr", "big")
 
 # Entry n takes a database from version n to n + 1. An entry is never edited once released.
@@ -110,6 +113,15 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
             BEGIN SELECT RAISE(ABORT, 'events are never changed'); END""",
         """CREATE TRIGGER events_are_not_deleted BEFORE DELETE ON events
             BEGIN SELECT RAISE(ABORT, 'events are never deleted'); END""",
+    ),
+    (
+        """ALTER TABLE events ADD COLUMN trial TEXT NOT NULL DEFAULT ''
+            CHECK (trial IN ('', 'catch', 'repeat'))""",
+        "ALTER TABLE events ADD COLUMN truth INTEGER CHECK (truth IS NULL OR trial = 'catch')",
+        "DROP INDEX events_by_reviewer",
+        "CREATE INDEX events_by_reviewer ON events (reviewer, lr_slice, trial)",
+        # Reviews that began before orders had a seed go on with 0.
+        "ALTER TABLE run ADD COLUMN seed INTEGER NOT NULL DEFAULT 0",
     ),
 )
 
@@ -166,20 +178,35 @@ class ReviewStore:
         HR slices of the whole stack; a choice is below it.
     clock : callable
         Time to record.
+    seed : int
+        Seed for a new database; an existing one has its own, which becomes `self.seed`.
     """
 
     def __init__(
-        self, path: Path, *, items: Mapping[int, AutoDecision], n_high: int, clock: Clock
+        self,
+        path: Path,
+        *,
+        items: Mapping[int, AutoDecision],
+        n_high: int,
+        clock: Clock,
+        seed: int,
     ) -> None:
         self.path = path
         self.items = items
         self.n_high = n_high
+        self.seed = seed
         self._clock = clock
         # SQLite's waiting is not fair: with one waiter per process nobody waits for ever.
         self._one_writer = threading.Lock()
 
     @classmethod
-    def open(cls, run: Path, *, clock: Clock = lambda: datetime.now(UTC)) -> ReviewStore:
+    def open(
+        cls,
+        run: Path,
+        *,
+        clock: Clock = lambda: datetime.now(UTC),
+        seed: int | None = None,
+    ) -> ReviewStore:
         """Open the store of a run folder; the first time makes it.
 
         Parameters
@@ -188,6 +215,9 @@ class ReviewStore:
             Run folder.
         clock : callable
             Returns the time to record, with its zone.
+        seed : int, optional
+            Seed of the order of candidates and of the trials, kept when the store is made: the
+            orders of a review do not change half-way. Drawn at random by default.
 
         Returns
         -------
@@ -205,12 +235,14 @@ class ReviewStore:
         """
         opened = open_run(run)
         pairs = read_pairs(run)
-        items = dict(map(_auto_decision, pairs.itertuples(index=False)))
+        spacing_um = float(opened.summary["hr"]["slice_spacing_um"])
+        items = dict(_auto_decision(row, spacing_um) for row in pairs.itertuples(index=False))
         path = opened.path / REVIEW_DATABASE
         if path.is_symlink():
             raise FormatError(f"{path}: a link; decisions are kept inside the run folder")
         n_high = int(opened.summary["hr"]["slices_total"])
-        store = cls(path, items=items, n_high=n_high, clock=clock)
+        seed = secrets.randbits(_SEED_BITS) if seed is None else seed
+        store = cls(path, items=items, n_high=n_high, clock=clock, seed=seed)
         store._prepare()
         return store
 
@@ -224,15 +256,17 @@ class ReviewStore:
         fingerprint = _fingerprint(self.items)
         with self._transaction(create=True) as db:
             self._migrate(db)
-            found = db.execute("SELECT fingerprint FROM run").fetchone()
+            found = db.execute("SELECT fingerprint, seed FROM run").fetchone()
             if found is None:
-                db.execute("INSERT INTO run (id, fingerprint) VALUES (1, ?)", (fingerprint,))
+                db.execute("INSERT INTO run VALUES (1, ?, ?)", (fingerprint, self.seed))
                 db.executemany("INSERT INTO items VALUES (?)", ((n,) for n in self.items))
-            elif found != (fingerprint,):
+                return
+            if found[0] != fingerprint:
                 raise ChecksumError(
                     f"{self.path}: the decisions are about other pairs than those of this run",
                     hint="put the review.sqlite of this run back, or move this one away",
                 )
+            self.seed = int(found[1])
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -274,15 +308,16 @@ class ReviewStore:
             mine = {
                 lr_slice: rest
                 for lr_slice, *rest in db.execute(
-                    """SELECT lr_slice, revision, choice, confidence, note FROM events WHERE id IN
-                        (SELECT max(id) FROM events WHERE reviewer = ? GROUP BY lr_slice)""",
+                    f"""SELECT lr_slice, {_OWN} FROM events WHERE id IN
+                        (SELECT max(id) FROM events WHERE reviewer = ? AND trial = ''
+                        GROUP BY lr_slice)""",  # noqa: S608
                     (name,),
                 )
             }
             counts = dict(
                 db.execute(
                     """SELECT lr_slice, count(*) FROM events WHERE choice IS NOT NULL AND id IN
-                        (SELECT max(id) FROM events GROUP BY reviewer, lr_slice)
+                        (SELECT max(id) FROM events WHERE trial = '' GROUP BY reviewer, lr_slice)
                         GROUP BY lr_slice"""
                 )
             )
@@ -292,7 +327,33 @@ class ReviewStore:
             if auto.status == "review" or lr_slice in counts
         ]
 
-    def item(self, lr_slice: int, reviewer: str) -> ItemState:
+    def trials(self, reviewer: str) -> dict[tuple[int, TrialKind], ItemState]:
+        """Return a reviewer's answers to catch trials and repeats.
+
+        Parameters
+        ----------
+        reviewer : str
+            Who asks.
+
+        Returns
+        -------
+        dict of (int, str) to ItemState
+            By LR slice and kind of trial, those that have an event.
+        """
+        name = reviewer_name(reviewer)
+        with self._reading() as db:
+            rows = db.execute(
+                f"""SELECT lr_slice, trial, {_OWN} FROM events WHERE id IN
+                    (SELECT max(id) FROM events WHERE reviewer = ? AND trial <> ''
+                    GROUP BY lr_slice, trial)""",  # noqa: S608
+                (name,),
+            ).fetchall()
+        return {
+            (lr_slice, trial): self._item_state(lr_slice, rest, 0)
+            for lr_slice, trial, *rest in rows
+        }
+
+    def item(self, lr_slice: int, reviewer: str, *, trial: TrialKind = "") -> ItemState:
         """Return one LR slice as one reviewer may see it, also one that was accepted.
 
         Parameters
@@ -301,6 +362,8 @@ class ReviewStore:
             LR slice.
         reviewer : str
             Who asks.
+        trial : {"", "catch", "repeat"}
+            Which question about it.
 
         Returns
         -------
@@ -315,7 +378,7 @@ class ReviewStore:
         self._auto(lr_slice)
         name = reviewer_name(reviewer)
         with self._reading() as db:
-            return self._state(db, lr_slice, name)
+            return self._state(db, lr_slice, name, trial)
 
     def events(self) -> Iterator[Event]:
         """Return the whole log.
@@ -341,35 +404,39 @@ class ReviewStore:
             rows = db.execute("SELECT DISTINCT reviewer FROM events ORDER BY reviewer").fetchall()
         return [name for (name,) in rows]
 
-    def undoable(self, reviewer: str) -> Event | None:
+    def undoable(self, reviewer: str, *, trials: bool = True) -> Event | None:
         """Return the decision a reviewer's next undo takes back, on whichever slice.
 
         Parameters
         ----------
         reviewer : str
             Who asks.
+        trials : bool
+            Whether answers to trials count.
 
         Returns
         -------
         Event or None
             The last decision that stands, or None.
         """
-        return self._history(reviewer)[0]
+        return self._history(reviewer, trials)[0]
 
-    def redoable(self, reviewer: str) -> Event | None:
+    def redoable(self, reviewer: str, *, trials: bool = True) -> Event | None:
         """Return the undo a reviewer's next redo takes back, on whichever slice.
 
         Parameters
         ----------
         reviewer : str
             Who asks.
+        trials : bool
+            Whether answers to trials count.
 
         Returns
         -------
         Event or None
             The last undo, unless the reviewer has decided something since.
         """
-        return self._history(reviewer)[1]
+        return self._history(reviewer, trials)[1]
 
     def choices(self, lr_slice: int) -> dict[str, Choice]:
         """Return everybody's present answer: for adjudication, never for a blind reviewer.
@@ -393,10 +460,32 @@ class ReviewStore:
         with self._reading() as db:
             rows = db.execute(
                 """SELECT reviewer, choice FROM events WHERE choice IS NOT NULL AND id IN
-                    (SELECT max(id) FROM events WHERE lr_slice = ? GROUP BY reviewer)""",
+                    (SELECT max(id) FROM events WHERE lr_slice = ? AND trial = ''
+                    GROUP BY reviewer)""",
                 (lr_slice,),
             )
             return dict(rows)
+
+    def disputed(self) -> dict[int, dict[str, Choice]]:
+        """Return what reviewers disagree on: for adjudication, never for a blind reviewer.
+
+        Returns
+        -------
+        dict of int to dict
+            By LR slice, the answers by reviewer, where they are not all the same; without
+            those that adjudicate. In the order of LR slices.
+        """
+        answers: dict[int, dict[str, Choice]] = {}
+        with self._reading() as db:
+            rows = db.execute(
+                """SELECT lr_slice, reviewer, choice FROM events
+                    WHERE choice IS NOT NULL AND id IN (SELECT max(id) FROM events
+                    WHERE trial = '' AND adjudicates = 0 GROUP BY reviewer, lr_slice)
+                    ORDER BY lr_slice, reviewer"""
+            )
+            for lr_slice, reviewer, choice in rows:
+                answers.setdefault(lr_slice, {})[reviewer] = choice
+        return {n: found for n, found in answers.items() if len(set(found.values())) > 1}
 
     def merged(self) -> list[Verdict]:
         """Return what the answers come to, for every LR slice that has one.
@@ -459,9 +548,13 @@ class ReviewStore:
         with self._transaction() as db:
             earlier = _find(db, "submission_id", sent.submission_id)
             if earlier is not None:
-                same = ("lr_slice", "choice", "reviewer", "confidence", "note", "adjudicates")
+                same = (
+                    "lr_slice", "choice", "reviewer", "confidence", "note", "adjudicates", "trial",
+                )  # fmt: skip
                 return _check_repeat(earlier, "decision", {n: getattr(sent, n) for n in same})
-            self._check_revision(db, sent.lr_slice, sent.reviewer, sent.expected_revision)
+            self._check_revision(
+                db, sent.lr_slice, sent.reviewer, sent.trial, sent.expected_revision
+            )
             event = Event(
                 id=_next_id(db),
                 submission_id=sent.submission_id,
@@ -479,6 +572,8 @@ class ReviewStore:
                 views=sent.views,
                 tool_version=sent.tool_version,
                 adjudicates=sent.adjudicates,
+                trial=sent.trial,
+                truth=sent.truth,
             )
             _append(db, event)
         return event
@@ -491,6 +586,7 @@ class ReviewStore:
         expected_revision: int,
         submission_id: str,
         undoes: int | None = None,
+        trial: TrialKind = "",
         tool_version: str = "",
     ) -> Event:
         """Take back a reviewer's last decision on a slice, or their last undo of one.
@@ -508,6 +604,8 @@ class ReviewStore:
         undoes : int, optional
             Event to take back: ``undoable(reviewer).id`` to undo, ``redoable(reviewer).id``
             to redo. By default the reviewer's last standing decision on the slice.
+        trial : {"", "catch", "repeat"}
+            Which question about the slice was answered.
         tool_version : str
             Version of the program that asked.
 
@@ -531,13 +629,17 @@ class ReviewStore:
         with self._transaction() as db:
             earlier = _find(db, "submission_id", submission_id)
             if earlier is not None:
-                sent = {"lr_slice": lr_slice, "reviewer": name, "undoes": undoes or earlier.undoes}
+                sent = {
+                    "lr_slice": lr_slice, "reviewer": name, "trial": trial,
+                    "undoes": undoes or earlier.undoes,
+                }  # fmt: skip
                 return _check_repeat(earlier, "undo", sent)
-            self._check_revision(db, lr_slice, name, expected_revision)
+            self._check_revision(db, lr_slice, name, trial, expected_revision)
             done, undone = _timeline(
                 db.execute(
-                    "SELECT id, undoes FROM events WHERE reviewer = ? AND lr_slice = ? ORDER BY id",
-                    (name, lr_slice),
+                    """SELECT id, undoes FROM events
+                        WHERE reviewer = ? AND lr_slice = ? AND trial = ? ORDER BY id""",
+                    (name, lr_slice, trial),
                 )
             )
             if undoes is None and done:
@@ -549,6 +651,7 @@ class ReviewStore:
             else:
                 what = "nothing" if undoes is None else f"event {undoes} is not the last thing"
                 raise UsageError(f"LR slice {lr_slice}: {what} to undo for {name}")
+            taken_back = _find(db, "id", undoes)
             event = Event(
                 id=_next_id(db),
                 submission_id=submission_id,
@@ -566,6 +669,8 @@ class ReviewStore:
                 views=(),
                 tool_version=tool_version,
                 adjudicates=holds is not None and holds.adjudicates,
+                trial=trial,
+                truth=taken_back.truth if taken_back else None,
             )
             _append(db, event)
         return event
@@ -586,28 +691,35 @@ class ReviewStore:
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def _check_revision(
-        self, db: sqlite3.Connection, lr_slice: int, reviewer: str, expected: int
+        self,
+        db: sqlite3.Connection,
+        lr_slice: int,
+        reviewer: str,
+        trial: TrialKind,
+        expected: int,
     ) -> None:
         # A reviewer's own revision: what others do must neither disturb nor tell them anything.
-        state = self._state(db, lr_slice, reviewer)
+        state = self._state(db, lr_slice, reviewer, trial)
         if state.revision != expected:
             raise StaleRevision(state, expected)
 
-    def _state(self, db: sqlite3.Connection, lr_slice: int, reviewer: str) -> ItemState:
+    def _state(
+        self, db: sqlite3.Connection, lr_slice: int, reviewer: str, trial: TrialKind
+    ) -> ItemState:
         row = db.execute(
-            """SELECT revision, choice, confidence, note FROM events WHERE id =
-                (SELECT max(id) FROM events WHERE reviewer = ? AND lr_slice = ?)""",
-            (reviewer, lr_slice),
+            f"""SELECT {_OWN} FROM events WHERE id =
+                (SELECT max(id) FROM events WHERE reviewer = ? AND lr_slice = ? AND trial = ?)""",  # noqa: S608
+            (reviewer, lr_slice, trial),
         ).fetchone()
         (n_reviewers,) = db.execute(
             """SELECT count(*) FROM events WHERE choice IS NOT NULL AND id IN
-                (SELECT max(id) FROM events WHERE lr_slice = ? GROUP BY reviewer)""",
-            (lr_slice,),
+                (SELECT max(id) FROM events WHERE lr_slice = ? AND trial = ? GROUP BY reviewer)""",
+            (lr_slice, trial),
         ).fetchone()
         return self._item_state(lr_slice, row, n_reviewers)
 
     def _item_state(self, lr_slice: int, last: Sequence[Any] | None, n_reviewers: int) -> ItemState:
-        revision, choice, confidence, note = last or (0, None, None, "")
+        revision, choice, confidence, note, adjudicates = last or (0, None, None, "", 0)
         auto = self.items[lr_slice]
         return ItemState(
             lr_slice=lr_slice,
@@ -616,15 +728,20 @@ class ReviewStore:
             mine=choice,
             my_confidence=confidence,
             my_note=note,
+            adjudicates=bool(adjudicates),
             n_reviewers=n_reviewers,
             auto=auto,
         )
 
-    def _history(self, reviewer: str) -> tuple[Event | None, Event | None]:
+    def _history(self, reviewer: str, trials: bool) -> tuple[Event | None, Event | None]:
         name = reviewer_name(reviewer)
         with self._reading() as db:
             done, undone = _timeline(
-                db.execute("SELECT id, undoes FROM events WHERE reviewer = ? ORDER BY id", (name,))
+                db.execute(
+                    """SELECT id, undoes FROM events
+                        WHERE reviewer = ? AND (trial = '' OR ?) ORDER BY id""",
+                    (name, trials),
+                )
             )
             return (
                 _find(db, "id", done[-1]) if done else None,
@@ -682,6 +799,8 @@ class ReviewStore:
 
 _NAMES = tuple(field.name for field in fields(Event))
 _COLUMNS = ", ".join(_NAMES)
+_OWN = "revision, choice, confidence, note, adjudicates"
+"""What a reviewer's last event about an item says."""
 
 
 def _event(row: Sequence[Any]) -> Event:
@@ -752,7 +871,8 @@ def _answers(db: sqlite3.Connection) -> list[Answer]:
     rows = db.execute(
         """SELECT lr_slice, reviewer, choice, confidence, adjudicates FROM events
             WHERE choice IS NOT NULL AND id IN
-            (SELECT max(id) FROM events GROUP BY reviewer, lr_slice) ORDER BY id"""
+            (SELECT max(id) FROM events WHERE trial = '' GROUP BY reviewer, lr_slice)
+            ORDER BY id"""
     )
     return [
         Answer(lr_slice, reviewer, choice, confidence, bool(adjudicates))
@@ -760,14 +880,18 @@ def _answers(db: sqlite3.Connection) -> list[Answer]:
     ]
 
 
-def _auto_decision(row: Any) -> tuple[int, AutoDecision]:
+def _auto_decision(row: Any, spacing_um: float) -> tuple[int, AutoDecision]:
     from pandas import isna
+
+    registered = getattr(row, "geom_position", None)
+    affine = row.auto_hr_position - row.auto_offset_um / spacing_um
 
     votes = {name: getattr(row, f"vote_{name}") for name in ("pca", "lpips", "ssim")}
     votes = {name: int(vote) for name, vote in votes.items() if not isna(vote)}
     return int(row.lr_slice), AutoDecision(
         hr_slice=int(row.auto_hr_slice),
         hr_position=float(row.auto_hr_position),
+        geometry=float(affine if registered is None or isna(registered) else registered),
         status=str(row.auto_status),
         reason=str(row.auto_reason),
         votes=votes,

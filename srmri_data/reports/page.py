@@ -181,13 +181,15 @@ def _context(
     # base64 makes four bytes of three; every cell of the table comes with its tags.
     room = _PAGE_BYTES - sum(len(text) for texts in drawings.values() for text in texts)
     room -= sum(len(cell) + 12 for row in rows for cell in row)
+    rejected = int((inputs.pairs["status"] == "rejected").sum())
     return {
         "palette": PALETTE,
         "run": run,
         "paired": int(series.paired.sum()),
         "waiting": int(series.review.sum()),
         "waiting_empty": int((series.review & series.empty).sum()),
-        "left_out": len(series.paired) - int((series.paired | series.review).sum()),
+        "rejected": rejected,
+        "left_out": len(series.paired) - int((series.paired | series.review).sum()) - rejected,
         "total": len(series.paired),
         "subtitle": _subtitle(summary),
         "keys": _keys(summary, series),
@@ -197,6 +199,7 @@ def _context(
         "residual_note": _residual_note(series),
         "errors": error_table(series) if series.has_truth else [],
         "wrongly_accepted": summary.get("wrongly_accepted"),
+        "reviewers": _reviewers(summary),
         "groups": _tile_views(inputs, series, groups, max_bytes=room * 3 // 4),
         "settings": _settings(summary),
         "scans": _scans(summary),
@@ -258,6 +261,27 @@ def _keys(summary: Mapping[str, Any], series: PairSeries) -> list[Key]:
             )
         )
     return keys
+
+
+def _reviewers(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the figures of each reviewer as text; a dash where there is nothing to count."""
+
+    def share(row: Mapping[str, Any], name: str, count: str) -> str:
+        return "–" if row[name] is None else f"{_percent(row[name])} of {row[count]}"
+
+    return [
+        {
+            "name": str(row["reviewer"]),
+            "answered": str(row["answered"]) + (f", {row['bulk']} together" if row["bulk"] else ""),
+            "seconds": "–" if row["seconds"] is None else _number(row["seconds"], 1),
+            "exact": share(row, "exact", "catch_trials"),
+            "error": "–" if row["mean_error_um"] is None else _number(row["mean_error_um"], 0),
+            "same_again": share(row, "same_again", "repeats"),
+            "agreement": share(row, "agreement", "shared"),
+            "within_1": share(row, "within_1", "shared"),
+        }
+        for row in (summary.get("review") or {}).get("reviewers") or []
+    ]
 
 
 def _residual_note(series: PairSeries) -> str:

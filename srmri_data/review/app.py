@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -26,10 +26,10 @@ from srmri_data.review.items import ItemFacts
 from srmri_data.review.messages import parse_decision, parse_json, parse_undo
 from srmri_data.review.openapi import openapi_document
 from srmri_data.review.security import Guard, Session, error_response, json_response
+from srmri_data.review.sitting import Item, Sitting, SittingConfig
 from srmri_data.run_folder import Run, open_run
 from srmri_data.store import (
     Event,
-    ItemState,
     ReviewStore,
     StaleRevision,
     StoreBusyError,
@@ -74,7 +74,7 @@ def create_app(
     token: str,
     allowed_hosts: Iterable[str],
     reviewer_default: str | None = None,
-    blind: bool = True,
+    config: SittingConfig | None = None,
     cookie: str = "srmri_session",
     any_address: bool = False,
 ) -> Starlette:
@@ -94,9 +94,8 @@ def create_app(
         Accepted ``Host`` headers, with port.
     reviewer_default : str, optional
         Reviewer to begin with; otherwise the page asks.
-    blind : bool
-        Keep the voters' picks covered until the reviewer has decided, and shuffle the
-        candidates; the order shown is recorded with each decision.
+    config : SittingConfig, optional
+        Blind without trials by default.
     cookie : str
         Name of the session cookie.
     any_address : bool
@@ -109,15 +108,22 @@ def create_app(
         exchange of the token no GET changes anything.
     """
     session = Session(token, cookie=cookie)
-    pages = _Pages(run, store=store, images=images, reviewer=reviewer_default, blind=blind)
+    pages = _Pages(
+        run,
+        store=store,
+        images=images,
+        reviewer=reviewer_default,
+        config=config or SittingConfig(),
+    )
     routes = [
         Route("/auth", functools.partial(_authenticate, session=session)),
         Route("/", pages.index),
         Route("/static/{name}", pages.static),
         Route("/api/run", pages.run),
         Route("/api/queue", pages.queue),
-        Route("/api/item/{lr_slice:int}", pages.item),
-        Route("/api/image/lr/{n:int}", pages.low_res),
+        Route("/api/clear", pages.clear),
+        Route("/api/item/{item:int}", pages.item),
+        Route("/api/image/lr/{item:int}", pages.low_res),
         Route("/api/image/hr/{n:int}", pages.high_res),
         Route("/api/decision", pages.decide, methods=["POST"]),
         Route("/api/undo", pages.undo, methods=["POST"]),
@@ -173,12 +179,16 @@ class _Pages:
         store: ReviewStore,
         images: ReviewImages,
         reviewer: str | None,
-        blind: bool,
+        config: SittingConfig,
     ) -> None:
         opened = open_run(run)
-        self._store, self._images, self._blind = store, images, blind
-        self._facts = ItemFacts.open(opened)
-        self._about = _about(opened, images, store, blind=blind)
+        if not any(auto.status == "review" for auto in store.items.values()):
+            # Nothing to mix trials into: slices keep their numbers.
+            config = replace(config, catch=0.0, repeat=0.0)
+        self._store, self._images, self._config = store, images, config
+        self._facts = ItemFacts.open(opened, store.items, seed=store.seed)
+        self._sitting = Sitting(store, config, hr_range=self._facts.hr_range)
+        self._about = _about(opened, images, store, config)
         self._index = _render_index(opened.summary, reviewer)
         self._static = _static_files()
 
@@ -200,26 +210,48 @@ class _Pages:
 
     def queue(self, request: Request) -> Response:
         reviewer = _reviewer(request)
-        # Slices that show next to nothing come last: they teach least, and cost patience most.
-        states = sorted(self._store.queue(reviewer), key=lambda state: state.auto.empty)
+        trials = self._config.masked
         return json_response(
             {
                 "reviewer": reviewer,
-                "items": [_own_state(state) for state in states],
-                "undoable": _event(self._store.undoable(reviewer)),
-                "redoable": _event(self._store.redoable(reviewer)),
+                "items": [_own_state(item) for item in self._sitting.queue(reviewer)],
+                "undoable": self._event(reviewer, self._store.undoable(reviewer, trials=trials)),
+                "redoable": self._event(reviewer, self._store.redoable(reviewer, trials=trials)),
+            }
+        )
+
+    def clear(self, request: Request) -> Response:
+        """Items whose voters all but agree, for one look at the list instead of one at each."""
+        reviewer = _reviewer(request)
+        return json_response(
+            {
+                "items": [
+                    {**_own_state(item), "choice": choice}
+                    for item, choice in self._sitting.clear(reviewer)
+                ]
             }
         )
 
     def item(self, request: Request) -> Response:
         reviewer = _reviewer(request)
-        lr_slice = request.path_params["lr_slice"]
-        state = self._store.item(lr_slice, reviewer)
-        facts = self._facts.describe(lr_slice, shuffle_for=reviewer if self._blind else None)
-        return json_response({**_own_state(state), **facts})
+        item = self._sitting.item(reviewer, request.path_params["item"])
+        facts = self._facts.describe(
+            item.question,
+            reviewer=reviewer,
+            shuffle=self._config.blind,
+            covered=self._sitting.covered(reviewer, item),
+            blind=self._config.blind,
+            answers=self._sitting.answers(item.question.lr_slice),
+            number=self._sitting.numbers(reviewer).get,
+        )
+        return json_response({**_own_state(item), **facts})
 
     def low_res(self, request: Request) -> Response:
-        return _image(self._images.low_res(request.path_params["n"]))
+        question = self._sitting.question(_reviewer(request), request.path_params["item"])
+        if question.truth is None:
+            return _image(self._images.low_res(question.lr_slice))
+        seed = self._store.seed + question.lr_slice
+        return _image(self._images.simulated(question.truth, seed=seed))
 
     def high_res(self, request: Request) -> Response:
         match = request.query_params.get("match", "0")
@@ -229,30 +261,62 @@ class _Pages:
 
     async def decide(self, request: Request) -> Response:
         document = parse_json(await request.body())
-        submission = parse_decision(document)
+        submission = parse_decision(
+            document, self._sitting.question, adjudicates=self._config.adjudicate
+        )
         self._check_run(document)
-        return json_response(_event(await run_in_threadpool(self._store.decide, submission)))
+        try:
+            event = await run_in_threadpool(self._store.decide, submission)
+        except StaleRevision as stale:
+            return self._stale(request, document, stale)
+        return json_response(self._event(submission.reviewer, event))
 
     async def undo(self, request: Request) -> Response:
         document = parse_json(await request.body())
-        wanted = parse_undo(document)
+        wanted = parse_undo(document, self._sitting.question)
         self._check_run(document)
         try:
             event = await run_in_threadpool(
                 self._store.undo,
                 wanted.reviewer,
-                wanted.lr_slice,
+                wanted.question.lr_slice,
                 expected_revision=wanted.expected_revision,
                 submission_id=wanted.submission_id,
                 undoes=wanted.undoes,
+                trial=wanted.question.trial,
                 tool_version=version("srmri"),
             )
+        except StaleRevision as stale:
+            return self._stale(request, document, stale)
         except SubmissionConflictError:
             raise
         except UsageError as error:
             # The request is sound: what it wants to take back is not there any more.
-            raise _ConflictError(error.message, error.hint) from error
-        return json_response(_event(event))
+            raise _ConflictError("there is nothing to undo here", "reload the page") from error
+        return json_response(self._event(wanted.reviewer, event))
+
+    def _event(self, reviewer: str, event: Event | None) -> dict[str, Any] | None:
+        """Return an event as its reviewer may see it: what the item is for stays out."""
+        number = self._sitting.number(reviewer, event)
+        if event is None or number is None:
+            return None
+        facts = asdict(event)
+        for name in ("lr_slice", "trial", "truth"):
+            del facts[name]
+        return {"item": number, **facts}
+
+    def _stale(
+        self, request: Request, document: Mapping[str, Any], stale: StaleRevision
+    ) -> Response:
+        item = self._sitting.item(reviewer_name(document["reviewer"]), document["item"])
+        return error_response(
+            request.scope,
+            409,
+            "the answer to this item changed since the page read it",
+            stale.hint,
+            current_revision=stale.current_revision,
+            state=_own_state(item),
+        )
 
     def _check_run(self, document: Mapping[str, Any]) -> None:
         """Refuse a page that was opened for another run behind the same address."""
@@ -267,20 +331,16 @@ def _reviewer(request: Request) -> str:
     return reviewer_name(request.query_params.get("reviewer", ""))
 
 
-def _own_state(state: ItemState) -> dict[str, Any]:
+def _own_state(item: Item) -> dict[str, Any]:
     """Return what a reviewer may know about an item: nothing of the other reviewers."""
+    state = item.state
     return {
-        "lr_slice": state.lr_slice,
+        "item": item.number,
         "revision": state.revision,
-        "status": state.status,
         "mine": state.mine,
         "my_confidence": state.my_confidence,
         "my_note": state.my_note,
     }
-
-
-def _event(event: Event | None) -> dict[str, Any] | None:
-    return None if event is None else asdict(event)
 
 
 def _image(pixels: Any) -> Response:
@@ -292,11 +352,13 @@ def _image(pixels: Any) -> Response:
     )
 
 
-def _about(opened: Run, images: ReviewImages, store: ReviewStore, *, blind: bool) -> dict[str, Any]:
+def _about(
+    opened: Run, images: ReviewImages, store: ReviewStore, config: SittingConfig
+) -> dict[str, Any]:
     summary = opened.summary
     return {
         "run": summary["run"],
-        "id": _identity(opened, store),
+        "id": _identity(opened, store, config),
         "subject": summary["hr"]["subject_id"],
         "plane": summary["plane"],
         "n_items": sum(auto.status == "review" for auto in store.items.values()),
@@ -310,15 +372,18 @@ def _about(opened: Run, images: ReviewImages, store: ReviewStore, *, blind: bool
         },
         "voters": list(summary["voters"]),
         "views": list(VIEWS),
-        "blind": blind,
+        "blind": config.blind,
+        "masked": config.masked,
+        "adjudicate": config.adjudicate,
         "images": images.describe(),
         "version": version("srmri"),
     }
 
 
-def _identity(opened: Run, store: ReviewStore) -> str:
-    """Tell runs apart: what a browser keeps for one must not be sent to another."""
+def _identity(opened: Run, store: ReviewStore, config: SittingConfig) -> str:
+    """Tell runs and ways to review apart: what a browser keeps for one is not sent to another."""
     facts = json.dumps(opened.provenance) + repr(sorted(store.items.items()))
+    facts += repr((store.seed, config.masked, config.adjudicate))
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
@@ -349,15 +414,6 @@ def _static_files() -> dict[str, tuple[bytes, str]]:
 async def _expected_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, SrmriError):
         raise error
-    if isinstance(error, StaleRevision):
-        return error_response(
-            request.scope,
-            409,
-            error.message,
-            error.hint,
-            current_revision=error.current_revision,
-            state=_own_state(error.state),
-        )
     if isinstance(error, _OtherRunError):
         return error_response(request.scope, 409, error.message, error.hint, other_run=True)
     status = next((code for kind, code in _STATUS if isinstance(error, kind)), 422)

@@ -4,32 +4,42 @@ LR and HR are shown on the pixels of the HR window, so that every view can lay
 one over the other. Both volumes share one intensity scale: 0 and 1 of their
 intensity maps (`srmri_data.slices.IntensityMap`) fall on the same two grey
 values, and what lies outside is kept for the reader to window.
+
+An LR slice of a catch trial is simulated here: a thick slice of HR at a known position, acquired
+on LR's matrix by truncating k-space, shifted and noisy as the LR scan is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from skimage.registration import phase_cross_correlation
 
 from srmri_data import ingest
 from srmri_data.errors import MissingInputError
 from srmri_data.geometry import apply_affine
 from srmri_data.pairing import plan_of_run
 from srmri_data.planning import PairingPlan
-from srmri_data.run_folder import Run
+from srmri_data.run_folder import Run, read_pairs
+from srmri_data.simulate import truncate_kspace
 from srmri_data.slices import IntensityMap, StackFrame, Window, resize_matrix
 
 # Beyond these a voxel is an artefact; it must not cost the anatomy its grey values.
 _DARKEST, _BRIGHTEST = -1.0, 4.0
 
 _CACHED_IMAGES = 96
+
+_PAIRS_COMPARED = 7
+
+# Of a Rayleigh distribution with sigma 1, which background in a magnitude image has.
+_RAYLEIGH_MEAN, _RAYLEIGH_MEDIAN = float(np.sqrt(np.pi / 2)), float(np.sqrt(2 * np.log(2)))
 
 _DIRECTIONS = (("L", "R"), ("P", "A"), ("I", "S"))
 
@@ -91,6 +101,8 @@ class ReviewImages:
         Whole volumes in the order of the plan's stack frames, scanner units.
     low_intensity, high_intensity : IntensityMap
         As recorded in the run.
+    accepted : sequence of (int, int)
+        LR and HR slices that were paired; they tell how far the animal moved in the plane.
     """
 
     def __init__(
@@ -101,8 +113,10 @@ class ReviewImages:
         *,
         low_intensity: IntensityMap,
         high_intensity: IntensityMap,
+        accepted: Sequence[tuple[int, int]] = (),
     ) -> None:
         self._plan = plan
+        self._accepted = accepted
         self._low, self._high = low_slices, high_slices
         self._maps = low_intensity, high_intensity
         self.scale = _common_scale((low_slices, low_intensity), (high_slices, high_intensity))
@@ -150,12 +164,17 @@ class ReviewImages:
         recorded = [
             IntensityMap(**opened.provenance["sources"][role]["intensity"]) for role in ("lr", "hr")
         ]
+        pairs = read_pairs(opened.path)
+        accepted = pairs[(pairs["auto_status"] == "auto") & ~pairs["empty"]]
         return cls(
             plan,
             plan.low_frame.view(low.data),
             plan.high_frame.view(high.data),
             low_intensity=recorded[0],
             high_intensity=recorded[1],
+            accepted=list(
+                zip(accepted["lr_slice"].tolist(), accepted["auto_hr_slice"].tolist(), strict=True)
+            ),
         )
 
     @property
@@ -218,6 +237,29 @@ class ReviewImages:
         _check("HR", number, self.high_range)
         return self._cached("matched" if matched else "hr", number)
 
+    def simulated(self, position: int, *, seed: int) -> NDArray[np.uint16]:
+        """Return an LR slice as the LR scan would show one HR slice's place.
+
+        Parameters
+        ----------
+        position : int
+            HR slice at its middle.
+        seed : int
+            Seed of the noise.
+
+        Returns
+        -------
+        (rows, cols) ndarray of uint16
+            Little-endian, at HR's pixels.
+
+        Raises
+        ------
+        MissingInputError
+            If the run has no such HR slice.
+        """
+        _check("HR", position, self.high_range)
+        return self._cached("simulated", position, seed)
+
     def describe(self) -> dict[str, Any]:
         """Return what the page needs to know about the images, as JSON-able values.
 
@@ -244,7 +286,66 @@ class ReviewImages:
             "hr": {"first": self.high_range[0], "last": self.high_range[1] - 1},
         }
 
-    def _draw(self, kind: str, number: int) -> NDArray[np.uint16]:
+    @cached_property
+    def shift(self) -> tuple[float, float]:
+        """How far LR lies off HR in the plane, rows and columns in HR's pixels."""
+        picked = self._accepted[:: max(1, len(self._accepted) // _PAIRS_COMPARED)]
+        found = [
+            phase_cross_correlation(  # type: ignore[no-untyped-call]
+                self.low_res(low).astype(np.float32),
+                self.high_res(high, matched=True).astype(np.float32),
+                upsample_factor=8,
+            )[0]
+            for low, high in picked
+        ]
+        rows, cols = np.median(found, axis=0) if found else (0.0, 0.0)
+        return float(rows), float(cols)
+
+    @cached_property
+    def noise(self) -> tuple[float, float]:
+        """Standard deviation of LR's and of HR's noise in each channel, scanner units."""
+        return _noise(self._low, self._maps[0]), _noise(self._high, self._maps[1])
+
+    def _simulate(self, position: int, seed: int) -> NDArray[np.float32]:
+        """Acquire one thick slice of HR as the LR scan does: mapped intensities at HR's pixels."""
+        high, low = self._plan.high_frame, self._plan.low_frame
+        low_noise, high_noise = self.noise
+        sizes = [
+            min(n, round(n * own / other))
+            for n, own, other in zip(high.shape, high.spacing, low.spacing, strict=True)
+        ]
+        basis = np.eye(high.shape[0], dtype=np.float32)[:, :, None]
+        weights = truncate_kspace(basis, 0, sizes[0], shift=float(position))[0, :, 0]
+        image = np.zeros((*high.shape[1:], 1), dtype=np.float32)
+        for weight, values in zip(weights, self._high, strict=True):
+            image[..., 0] += weight * np.asarray(values, dtype=np.float32)
+        factors = [n / size for n, size in zip(high.shape[1:], sizes[1:], strict=True)]
+        for axis, factor in enumerate(factors):
+            image = truncate_kspace(image, axis, sizes[axis + 1], shift=(factor - 1) / 2)
+        # HR's noise floor does not average away in magnitudes; LR has one of its own.
+        floor = np.float32(_RAYLEIGH_MEAN * high_noise)
+        signal = np.sqrt(np.maximum(image[..., 0] ** 2 - floor**2, 0))
+        signal *= np.float32(self._maps[0].high / self._maps[1].high)
+        noise = np.random.default_rng(seed).standard_normal((2, *signal.shape), np.float32)
+        noise *= np.float32(low_noise)
+        acquired = _map(np.hypot(signal + noise[0], noise[1]), self._maps[0])
+        window = self._plan.high_window
+        resizer = [
+            csr_array(
+                resize_matrix(
+                    stop - start,
+                    size,
+                    start=(start - moved - (factor - 1) / 2) / factor,
+                    step=1 / factor,
+                )
+            )
+            for (start, stop), size, factor, moved in zip(
+                (window.rows, window.cols), sizes[1:], factors, self.shift, strict=True
+            )
+        ]
+        return _resize(acquired, (resizer[0], resizer[1]))
+
+    def _draw(self, kind: str, number: int, seed: int = 0) -> NDArray[np.uint16]:
         low_window, high_window = self._plan.low_window, self._plan.high_window
         if kind == "lr":
             rows, cols = slice(*low_window.rows), slice(*low_window.cols)
@@ -253,12 +354,22 @@ class ReviewImages:
         elif kind == "hr":
             rows, cols = slice(*high_window.rows), slice(*high_window.cols)
             image = _map(self._high[number, rows, cols], self._maps[1])
+        elif kind == "simulated":
+            image = self._simulate(number, seed)
         else:
             image = _map(self._high[number], self._maps[1])
             image = _resize(_resize(image, self._down), self._up)
         quantised = self.scale.quantise(image)
         quantised.flags.writeable = False
         return quantised
+
+
+def _noise(slices: NDArray[Any], intensity: IntensityMap) -> float:
+    """Estimate sigma from what is no foreground in the middle half of a volume; 0 if masked."""
+    quarter = len(slices) // 4
+    middle = slices[quarter : len(slices) - quarter : 4]
+    background = middle[middle <= intensity.foreground]
+    return max(float(np.median(background)), 0.0) / _RAYLEIGH_MEDIAN if background.size else 0.0
 
 
 _Resizer = tuple[csr_array, csr_array]

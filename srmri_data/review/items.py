@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from srmri_data.errors import MissingInputError
-from srmri_data.planning import VOTER_NAMES
-from srmri_data.run_folder import Run, read_pairs, read_votes
+from srmri_data.decisions import AutoDecision, Choice
+from srmri_data.review_plan import Question, catch_picks, curve_position, shuffled
+from srmri_data.run_folder import Run, read_votes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,148 +21,177 @@ MAX_CANDIDATES = 9
 CURVE_REACH = 15
 """LR slices shown on each side in the correspondence curve."""
 
-_NEIGHBOURS_USED = 6
-
 
 class ItemFacts:
     """The machine's side of every item of a run.
 
     Parameters
     ----------
-    pairs : DataFrame
-        ``pairs.parquet``; what reviewers decided since is not looked at.
+    items : mapping of int to AutoDecision
+        The matcher's decisions; what reviewers decided since is not looked at.
     votes : DataFrame
         ``votes.parquet``.
-    hr_spacing_um : float
-        Distance of HR slices.
+    seed : int
+        Seed of the order of candidates.
     """
 
-    def __init__(self, pairs: pd.DataFrame, votes: pd.DataFrame, *, hr_spacing_um: float) -> None:
-        self._rows: dict[int, dict[Any, Any]] = {
-            int(row["lr_slice"]): row for row in pairs.to_dict("records")
-        }
-        self._expected = {
-            number: float(row["auto_hr_position"] - row["auto_offset_um"] / hr_spacing_um)
-            for number, row in self._rows.items()
-        }
+    def __init__(
+        self, items: Mapping[int, AutoDecision], votes: pd.DataFrame, *, seed: int
+    ) -> None:
+        self._items = items
+        self._seed = seed
         self._high = np.unique(votes["hr_slice"].to_numpy())
-        self._scores = _scores(votes, list(self._rows), self._high)
+        self._scores = _scores(votes, list(items), self._high)
 
     @classmethod
-    def open(cls, opened: Run) -> ItemFacts:
-        """Read the tables of a run.
+    def open(cls, opened: Run, items: Mapping[int, AutoDecision], *, seed: int) -> ItemFacts:
+        """Read the votes of a run.
 
         Parameters
         ----------
         opened : Run
             From `run_folder.open_run`.
+        items : mapping of int to AutoDecision
+            Its decisions.
+        seed : int
+            Seed of the order of candidates.
 
         Returns
         -------
         ItemFacts
             Facts about every LR slice.
         """
-        return cls(
-            read_pairs(opened.path),
-            read_votes(opened.path),
-            hr_spacing_um=opened.summary["hr"]["slice_spacing_um"],
-        )
+        return cls(items, read_votes(opened.path), seed=seed)
 
-    def describe(self, lr_slice: int, *, shuffle_for: str | None = None) -> dict[str, Any]:
+    @property
+    def hr_range(self) -> tuple[int, int]:
+        """First HR slice that was compared, and one past the last."""
+        return int(self._high[0]), int(self._high[-1]) + 1
+
+    def describe(
+        self,
+        question: Question,
+        *,
+        reviewer: str,
+        shuffle: bool = False,
+        covered: bool = False,
+        blind: bool = False,
+        answers: Mapping[str, Choice] | None = None,
+        number: Callable[[int], int | None] = lambda lr_slice: lr_slice,
+    ) -> dict[str, Any]:
         """Return everything to show beside an item's pictures, as JSON-able values.
 
         Parameters
         ----------
-        lr_slice : int
+        question : Question
             The item.
-        shuffle_for : str, optional
-            Reviewer to shuffle the candidates for; the same name gives the same order.
-            Without, they are in the order of their slices.
+        reviewer : str
+            Who looks.
+        shuffle : bool
+            Shuffle the candidates, in an order of this reviewer's and item's own. Otherwise they
+            are in the order of their slices.
+        covered : bool
+            Leave out what the voters say, and what the item is for.
+        blind : bool
+            Leave out the proposals for neighbours that were queued, too.
+        answers : mapping of str to choice, optional
+            What reviewers said, for an adjudicator.
+        number : callable
+            LR slice to the number of its item, for neighbours; None for one that has none.
 
         Returns
         -------
         dict
-            ``candidates``, ``votes``, ``scores``, ``expected``, ``neighbours``, ``reason``, …
-
-        Raises
-        ------
-        MissingInputError
-            If the run has no such LR slice.
+            ``candidates``, ``covered``, ``votes``, ``scores``, ``expected``, ``neighbours``,
+            ``reason``, …
         """
-        if lr_slice not in self._rows:
-            raise MissingInputError(f"this run has no LR slice {lr_slice}")
-        row = self._rows[lr_slice]
-        votes = _votes(row)
-        candidates = self._candidates(lr_slice, votes)
-        if shuffle_for is not None:
-            digest = hashlib.sha256(f"{shuffle_for}\0{lr_slice}".encode()).digest()
-            order = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-            candidates = [candidates[n] for n in order.permutation(len(candidates))]
+        lr_slice, auto = question.lr_slice, self._items[question.lr_slice]
+        answers = answers or {}
+        labels = self._candidates(question, reviewer, answers)
+        order = sorted(labels)
+        if shuffle:
+            order = shuffled(order, seed=self._seed, reviewer=reviewer, question=question)
+        # No voter has seen what was simulated here.
+        shown = not covered and question.trial != "catch"
+        scores = {name: self._scores[name][lr_slice] for name in self._scores}
         return {
-            "candidates": candidates,
-            "votes": votes,
-            "scores": {name: self._scores[name][lr_slice] for name in self._scores},
-            "proposal": int(row["auto_hr_slice"]),
-            "expected": round(self._expected[lr_slice], 3),
-            "reason": str(row["auto_reason"]),
-            "empty": bool(row["empty"]),
+            "candidates": [
+                {"hr_slice": hr, "labels": [] if covered else labels[hr]} for hr in order
+            ],
+            "covered": covered,
+            "votes": dict(auto.votes) if shown else {},
+            "scores": scores if shown else {},
+            "expected": round(auto.geometry, 3),
+            "reason": "" if covered else _reason(question, auto, answers),
+            "empty": auto.empty,
             "neighbours": [
-                {
-                    "lr_slice": number,
-                    "hr_slice": int(self._rows[number]["auto_hr_slice"]),
-                    "expected": round(self._expected[number], 3),
-                    "status": str(self._rows[number]["auto_status"]),
-                }
-                for number in range(lr_slice - CURVE_REACH, lr_slice + CURVE_REACH + 1)
-                if number in self._rows and number != lr_slice
+                self._neighbour(n, n - lr_slice, blind=blind, number=number(n))
+                for n in range(lr_slice - CURVE_REACH, lr_slice + CURVE_REACH + 1)
+                if n in self._items and n != lr_slice
             ],
         }
 
-    def _candidates(self, lr_slice: int, votes: Mapping[str, int]) -> list[dict[str, Any]]:
-        """Voters' picks, geometry, the curve, then what lies around the picks."""
-        labels: dict[int, list[str]] = {}
-        for name, vote in votes.items():
-            labels.setdefault(vote, []).append(name.upper())
-        labels.setdefault(self._clip(self._expected[lr_slice]), []).append("geometry")
-        curve = self._curve_position(lr_slice)
+    def _neighbour(
+        self, lr_slice: int, distance: int, *, blind: bool, number: int | None
+    ) -> dict[str, Any]:
+        auto = self._items[lr_slice]
+        hidden = blind and auto.status == "review"
+        return {
+            "distance": distance,
+            "item": number,
+            "hr_slice": None if hidden else auto.hr_slice,
+            "expected": round(auto.geometry, 3),
+            "status": auto.status,
+        }
+
+    def _candidates(
+        self, question: Question, reviewer: str, answers: Mapping[str, Choice]
+    ) -> dict[int, list[str]]:
+        """Answers to settle, voters' picks, geometry, the curve, then what lies around."""
+        auto = self._items[question.lr_slice]
+        picks = list(auto.votes.values())
+        named = [(name, choice) for name, choice in answers.items() if isinstance(choice, int)]
+        named += [(name.upper(), vote) for name, vote in auto.votes.items()]
+        if question.truth is not None:
+            picks = catch_picks(
+                self._items, question, hr_range=self.hr_range, seed=self._seed, reviewer=reviewer
+            )
+            named = [("truth", question.truth), *(("decoy", pick) for pick in picks[1:])]
+        named.append(("geometry", self._clip(auto.geometry)))
+        curve = curve_position(self._items, question.lr_slice)
         if curve is not None:
-            labels.setdefault(self._clip(curve), []).append("curve")
-        picks = sorted(votes.values())
-        centre = picks[(len(picks) - 1) // 2]
-        around = sorted(
-            {int(hr) for hr in self._high if min(abs(hr - vote) for vote in picks) <= 4},
-            key=lambda hr: (min(abs(hr - vote) for vote in picks), abs(hr - centre), hr),
-        )
-        for hr_slice in around:
-            if len(labels) >= MAX_CANDIDATES:
-                break
-            labels.setdefault(hr_slice, ["neighbour"])
-        return [{"hr_slice": hr_slice, "labels": labels[hr_slice]} for hr_slice in sorted(labels)]
+            named.append(("curve", self._clip(curve)))
+        labels: dict[int, list[str]] = {}
+        for name, hr_slice in named:
+            if hr_slice in labels or len(labels) < MAX_CANDIDATES:
+                labels.setdefault(hr_slice, []).append(name)
+        for hr_slice in self._around(picks):
+            if hr_slice not in labels and len(labels) < MAX_CANDIDATES:
+                labels[hr_slice] = ["neighbour"]
+        return labels
+
+    def _around(self, picks: Iterable[int]) -> list[int]:
+        """HR slices near the picks, the nearest and most central first."""
+        found = sorted(picks)
+        centre = found[(len(found) - 1) // 2]
+        reach = {int(hr): min(abs(hr - pick) for pick in found) for hr in self._high}
+        near = [hr for hr, distance in reach.items() if distance <= 4]
+        return sorted(near, key=lambda hr: (reach[hr], abs(hr - centre), hr))
 
     def _clip(self, position: float) -> int:
         return int(np.clip(round(position), self._high[0], self._high[-1]))
 
-    def _curve_position(self, lr_slice: int) -> float | None:
-        """Where the accepted pairs nearby would put this slice."""
-        accepted = sorted(
-            (
-                number
-                for number, row in self._rows.items()
-                if row["auto_status"] == "auto" and number != lr_slice
-            ),
-            key=lambda number: abs(number - lr_slice),
-        )[:_NEIGHBOURS_USED]
-        if not accepted:
-            return None
-        offsets = [self._rows[n]["auto_hr_position"] - self._expected[n] for n in accepted]
-        return self._expected[lr_slice] + float(np.median(offsets))
 
-
-def _votes(row: Mapping[Any, Any]) -> dict[str, int]:
-    import pandas as pd
-
-    votes = {name: row[f"vote_{name}"] for name in VOTER_NAMES}
-    return {name: int(vote) for name, vote in votes.items() if not pd.isna(vote)}
+def _reason(question: Question, auto: AutoDecision, answers: Mapping[str, Choice]) -> str:
+    if question.trial == "catch":
+        return f"a catch trial, simulated from HR slice {question.truth}"
+    if question.trial == "repeat":
+        return f"a repeat, to see whether you answer the same again; {auto.reason}"
+    said = [
+        f"{name}: {f'HR {choice}' if isinstance(choice, int) else choice}"
+        for name, choice in answers.items()
+    ]
+    return " · ".join([*said, auto.reason])
 
 
 def _scores(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeAlias
 
 from srmri_data.decisions import Submission, check_address, reviewer_name
 from srmri_data.errors import UsageError
+from srmri_data.review_plan import Question
 
-_ADDRESS = frozenset({"lr_slice", "reviewer", "expected_revision", "submission_id"})
+Find: TypeAlias = Callable[[str, int], Question]
+"""Returns what a reviewer's item stands for, or raises."""
+
+_ADDRESS = frozenset({"item", "reviewer", "expected_revision", "submission_id"})
 # Which run the page was opened for; `app` compares it before anything is recorded.
 _RUN = frozenset({"run"})
 # The server knows its own version better than the page does: it is accepted, not believed.
@@ -24,7 +28,7 @@ class UndoRequest:
 
     Parameters
     ----------
-    lr_slice : int
+    question : Question
         The item.
     reviewer : str
         Who.
@@ -36,7 +40,7 @@ class UndoRequest:
         Event to take back; an undo, to redo.
     """
 
-    lr_slice: int
+    question: Question
     reviewer: str
     expected_revision: int
     submission_id: str
@@ -79,13 +83,19 @@ def parse_json(body: bytes) -> Mapping[str, Any]:
     return document
 
 
-def parse_decision(document: Mapping[str, Any]) -> Submission:
+def parse_decision(
+    document: Mapping[str, Any], find: Find, *, adjudicates: bool = False
+) -> Submission:
     """Check a decision.
 
     Parameters
     ----------
     document : mapping
         From `parse_json`.
+    find : callable
+        Returns the question behind the number of an item.
+    adjudicates : bool
+        Whether it settles what reviewers disagree on.
 
     Returns
     -------
@@ -96,25 +106,47 @@ def parse_decision(document: Mapping[str, Any]) -> Submission:
     ------
     UsageError
         If a member is missing, unknown or out of range.
+    UnknownItemError
+        If there is no such item.
     """
     _check_members(document, required=_ADDRESS | {"choice"}, optional=_DETAILS | _RUN)
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in document.items()
-        if name not in _RUN
+        if name not in _RUN | {"item"}
     }
     values["reviewer"] = reviewer_name(values["reviewer"])
     values["tool_version"] = version("srmri")
-    return Submission(**values)
+    question = _question(document, find)
+    return Submission(
+        **values,
+        lr_slice=question.lr_slice,
+        trial=question.trial,
+        truth=question.truth,
+        adjudicates=adjudicates,
+    )
 
 
-def parse_undo(document: Mapping[str, Any]) -> UndoRequest:
+def _question(document: Mapping[str, Any], find: Find) -> Question:
+    check_address(
+        document["item"],
+        document["expected_revision"],
+        document["submission_id"],
+        document.get("undoes"),
+        name="item",
+    )
+    return find(reviewer_name(document["reviewer"]), document["item"])
+
+
+def parse_undo(document: Mapping[str, Any], find: Find) -> UndoRequest:
     """Check a request to undo or redo.
 
     Parameters
     ----------
     document : mapping
         From `parse_json`.
+    find : callable
+        Returns the question behind the number of an item.
 
     Returns
     -------
@@ -125,18 +157,16 @@ def parse_undo(document: Mapping[str, Any]) -> UndoRequest:
     ------
     UsageError
         If a member is missing, unknown or out of range.
+    UnknownItemError
+        If there is no such item.
     """
     _check_members(document, required=_ADDRESS, optional=_RUN | {"undoes"})
-    undoes = document.get("undoes")
-    check_address(
-        document["lr_slice"], document["expected_revision"], document["submission_id"], undoes
-    )
     return UndoRequest(
-        lr_slice=document["lr_slice"],
+        question=_question(document, find),
         reviewer=reviewer_name(document["reviewer"]),
         expected_revision=document["expected_revision"],
         submission_id=document["submission_id"],
-        undoes=undoes,
+        undoes=document.get("undoes"),
     )
 
 

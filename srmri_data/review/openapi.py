@@ -34,7 +34,7 @@ def openapi_document(n_high: int) -> dict[str, Any]:
     dict
         An OpenAPI 3.1 document.
     """
-    item = _path("lr_slice", "LR slice")
+    item = _path("item", "an item of the queue")
     number = _path("n", "slice number")
     reviewer: Schema = {
         "name": "reviewer",
@@ -111,10 +111,15 @@ def openapi_document(n_high: int) -> dict[str, Any]:
             },
             "/api/run": {"get": _read("The run", "Run")},
             "/api/queue": {"get": _read("A reviewer's own answers", "Queue", reviewer)},
-            "/api/item/{lr_slice}": {
+            "/api/clear": {
+                "get": _read("Items that can be accepted together, and as what", "Clear", reviewer)
+            },
+            "/api/item/{item}": {
                 "get": _read("Everything to show for one item", "Item", item, reviewer)
             },
-            "/api/image/lr/{n}": {"get": _read_image("An LR slice at HR's pixels", number)},
+            "/api/image/lr/{item}": {
+                "get": _read_image("An item's LR slice at HR's pixels", item, reviewer)
+            },
             "/api/image/hr/{n}": {"get": _read_image("An HR slice", number, match)},
             "/api/decision": {"post": _write("Record a decision", "Submission")},
             "/api/undo": {"post": _write("Undo, or redo", "Undo")},
@@ -215,7 +220,7 @@ def _read_image(summary: str, *parameters: Schema) -> Schema:
                 ),
                 "headers": {"X-Rows": size, "X-Cols": size},
             },
-            **_errors(400, 401, 404, 414, 421, 422),
+            **_errors(400, 401, 404, 414, 421, 422, 503),
         },
     }
 
@@ -258,15 +263,14 @@ def _schemas(n_high: int) -> Schema:
     }
     submission_id: Schema = {"type": "string", "pattern": _UUID}
     address: Schema = {
-        "lr_slice": _integer(),
+        "item": _integer(),
         "reviewer": _REVIEWER,
         "expected_revision": _integer(),
         "submission_id": submission_id,
     }
     own_state: Schema = {
-        "lr_slice": _integer(),
+        "item": _integer(),
         "revision": _integer(),
-        "status": {"type": "string", "enum": ["auto", "review"]},
         "mine": _or_null(choice),
         "my_confidence": confidence,
         "my_note": note,
@@ -307,7 +311,7 @@ def _schemas(n_high: int) -> Schema:
             {
                 "id": _integer(low=1),
                 "kind": {"type": "string", "enum": ["decision", "undo"]},
-                "lr_slice": _integer(),
+                "item": _integer(),
                 "reviewer": _REVIEWER,
                 "submission_id": submission_id,
                 "choice": _or_null(choice),
@@ -331,6 +335,9 @@ def _schemas(n_high: int) -> Schema:
                 "redoable": _or_null(_reference("Event")),
             }
         ),
+        "Clear": _object(
+            {"items": {"type": "array", "items": _object({**own_state, "choice": _integer()})}}
+        ),
         "Item": _object(
             {
                 **own_state,
@@ -346,7 +353,7 @@ def _schemas(n_high: int) -> Schema:
                     "type": "object",
                     "additionalProperties": {"type": "array", "items": {"type": "number"}},
                 },
-                "proposal": _integer(),
+                "covered": {"type": "boolean"},
                 "expected": {"type": "number"},
                 "reason": text,
                 "empty": {"type": "boolean"},
@@ -354,8 +361,9 @@ def _schemas(n_high: int) -> Schema:
                     "type": "array",
                     "items": _object(
                         {
-                            "lr_slice": _integer(),
-                            "hr_slice": _integer(),
+                            "distance": {"type": "integer"},
+                            "item": _or_null(_integer()),
+                            "hr_slice": _or_null(_integer()),
                             "expected": {"type": "number"},
                             "status": text,
                         }
@@ -373,6 +381,8 @@ def _schemas(n_high: int) -> Schema:
                 "views": {"type": "array", "items": text},
                 "voters": {"type": "array", "items": text},
                 "blind": {"type": "boolean"},
+                "masked": {"type": "boolean", "description": "trials are among the items"},
+                "adjudicate": {"type": "boolean"},
                 "images": _object(
                     {
                         "rows": _integer(1),

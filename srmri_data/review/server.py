@@ -20,6 +20,7 @@ import uvicorn
 from srmri_data.errors import UsageError
 from srmri_data.review.app import create_app
 from srmri_data.review.images import ReviewImages
+from srmri_data.review.sitting import SittingConfig
 from srmri_data.run_folder import open_run
 from srmri_data.store import ReviewStore, reviewer_name
 
@@ -36,7 +37,8 @@ def serve(
     allow_remote: bool = False,
     host: str = "127.0.0.1",
     reviewer: str | None = None,
-    blind: bool = True,
+    config: SittingConfig | None = None,
+    seed: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     stdout: TextIO | None = None,
     stderr: TextIO | None = None,
@@ -63,8 +65,10 @@ def serve(
         Address to listen on.
     reviewer : str, optional
         Reviewer to begin with; otherwise the page asks.
-    blind : bool
-        Keep the voters' picks covered until the reviewer has decided.
+    config : SittingConfig, optional
+        Blind without trials by default.
+    seed : int, optional
+        Seed of orders and trials, when the review begins.
     progress : callable, optional
         Called as ``progress(stage, done, total)`` while the scans are read.
     stdout, stderr : text file, optional
@@ -88,7 +92,7 @@ def serve(
     opened = open_run(run)
     with contextlib.closing(_listen(host, port)) as listener:
         port = listener.getsockname()[1]
-        store = ReviewStore.open(run)
+        store = ReviewStore.open(run, seed=seed)
         images = ReviewImages.open(opened, sources=sources, progress=progress)
         token = secrets.token_urlsafe(32)
         remote = host not in _LOOPBACK
@@ -99,7 +103,7 @@ def serve(
             token=token,
             allowed_hosts=_host_headers(host, port, remote=remote),
             reviewer_default=reviewer,
-            blind=blind,
+            config=config,
             # Browsers share cookies between the ports of a host.
             cookie=f"srmri_session_{port}",
             any_address=remote,

@@ -18,7 +18,7 @@ PAGE = """<!doctype html><title>review</title><h1>Subject SUBJECT</h1>
 <button id="accept" style="width: 300px; height: 200px">Accept</button>
 <script>
 document.querySelector("#accept").onclick = () =>
-  fetch("/api/decision", {method: "POST", body: JSON.stringify({lr_slice: 0, choice: 1})});
+  fetch("/api/decision", {method: "POST", body: JSON.stringify({item: 0, choice: 1})});
 </script>"""
 
 decisions: list[Any] = []
@@ -36,7 +36,7 @@ class Naive(BaseHTTPRequestHandler):
             decisions.append(parse_qs(url.query))
             self._answer("application/json", "{}")
         elif url.path == "/api/queue":
-            self._answer("application/json", json.dumps([{"lr_slice": 0, "mine": None}]))
+            self._answer("application/json", json.dumps([{"item": 0, "mine": None}]))
         elif url.path == "/decisions":
             self._answer("application/json", json.dumps(len(decisions)))
         else:

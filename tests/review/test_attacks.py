@@ -86,7 +86,7 @@ def naive():
         finally:
             connection.close()
 
-    yield Victim(port, {"lr_slice": 0, "choice": 1}, count, f"http://127.0.0.1:{port}/")
+    yield Victim(port, {"item": 0, "choice": 1}, count, f"http://127.0.0.1:{port}/")
     process.terminate()
     process.wait(timeout=10)
     process.stdout.close()
@@ -108,7 +108,7 @@ def ours(copy_run, serving):
         server.log_in()
         item = server.get_json("/api/queue?reviewer=victim")["items"][0]
         decision = {
-            "lr_slice": item["lr_slice"],
+            "item": item["item"],
             "choice": "none",
             "reviewer": "victim",
             "expected_revision": item["revision"],
@@ -136,7 +136,7 @@ def dns_rebinding(context: Any, victim: Victim, attacker: Attacker) -> bool:
         "async () => { const r = await fetch('/api/queue?reviewer=victim');"
         " return [r.status, await r.text()]; }"
     )
-    return status == 200 and "lr_slice" in text
+    return status == 200 and '"mine"' in text
 
 
 def _post(context: Any, victim: Victim, attacker: Attacker, host: str) -> bool:
@@ -199,7 +199,7 @@ def cross_site_read(context: Any, victim: Victim, attacker: Attacker) -> bool:
                 ".then(r => r.text()).catch(() => '')",
                 [f"{victim.origin}/api/queue?reviewer=victim", credentials],
             )
-            if "lr_slice" in text:
+            if '"mine"' in text:
                 return True
     return False
 

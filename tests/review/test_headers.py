@@ -103,7 +103,7 @@ def routes(app: Any) -> Iterator[tuple[str, str]]:
 
 
 STATIC = Path(srmri_data.review.__file__).parent / "static"
-PARAMETERS = {"{lr_slice:int}": "LR", "{n:int}": "3", "{name}": "STATIC"}
+PARAMETERS = {"{item:int}": "LR", "{n:int}": "3", "{name}": "STATIC"}
 
 
 @pytest.fixture(scope="module")
@@ -215,10 +215,12 @@ def test_other_methods_are_refused(review, targets, method):
     [
         "/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/app.py", "/static//etc/passwd",
         "/static/C:\\x", "/static/", "/api/image/hr/-1", "/api/image/hr/99999999999999999999",
-        "/api/image/lr/1e3", "/api/item/-1?reviewer=a", "/api/item/2147483648?reviewer=a",
+        "/api/image/lr/1e3",
+        "/api/image/lr/20", "/api/image/lr/2147483648?reviewer=a",
+        "/api/item/-1?reviewer=a", "/api/item/2147483648?reviewer=a",
         "/api/item/99999999999999999999?reviewer=a", "/etc/passwd", "/%00", "//evil.test/",
         "/api/image/hr/../lr/0", "/api/image/hr/3?match=http://evil.test/",
-        "/api/queue", "/api/queue?reviewer=", "/api/queue?reviewer=" + "a" * 10_000,
+        "/api/queue", "/api/clear", "/api/queue?reviewer=", "/api/queue?reviewer=" + "a" * 10_000,
     ],
 )  # fmt: skip
 def test_nothing_outside_is_reached(review, target):
@@ -232,8 +234,9 @@ def test_nothing_outside_is_reached(review, target):
 def test_no_route_takes_a_path_or_an_address(review):
     assert all(":path}" not in route.path for route in review.app.routes)
     assert {route.path for route in review.app.routes} == {
-        "/", "/auth", "/static/{name}", "/api/run", "/api/queue", "/api/item/{lr_slice:int}",
-        "/api/image/lr/{n:int}", "/api/image/hr/{n:int}", "/api/decision", "/api/undo",
+        "/", "/auth", "/static/{name}", "/api/run", "/api/queue", "/api/clear",
+        "/api/item/{item:int}", "/api/image/lr/{item:int}", "/api/image/hr/{n:int}",
+        "/api/decision", "/api/undo",
         "/api/openapi.json",
     }  # fmt: skip
 

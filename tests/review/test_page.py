@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from srmri_data.review_merge import decide_at_terminal
+from srmri_data.run_folder import open_run, read_pairs, write_pairs
+from srmri_data.store import ReviewStore
+
 _numbers = count(1)
 
 PIXELS = """() => {
@@ -52,9 +56,11 @@ def shows(page: Any, name: str, value: object) -> None:
 
 def settle(page: Any, key: str) -> None:
     """Press a key that decides, and wait for the next item."""
-    before = canvas(page, "lr")
+    before = canvas(page, "item")
     page.keyboard.press(key)
-    page.wait_for_function("lr => document.querySelector('#canvas').dataset.lr !== lr", arg=before)
+    page.wait_for_function(
+        "lr => document.querySelector('#canvas').dataset.item !== lr", arg=before
+    )
 
 
 def of(server: Any, reviewer: str, expected: int = 0) -> list[Any]:
@@ -77,7 +83,7 @@ def progress(page: Any) -> tuple[int, int]:
 
 def test_a_digit_and_enter_write_one_event_and_advance(open_page, server, name):
     page = open_page(name)
-    first = int(canvas(page, "lr"))
+    first = int(canvas(page, "item"))
     page.keyboard.press("2")
     second = page.locator("#strip [data-candidate='2']")
     assert second.get_attribute("aria-pressed") == "true"
@@ -91,7 +97,7 @@ def test_a_digit_and_enter_write_one_event_and_advance(open_page, server, name):
     assert chosen in event.shown
     assert event.visible_ms > 0
     assert event.tool_version
-    assert int(canvas(page, "lr")) != first
+    assert int(canvas(page, "item")) != first
     assert progress(page)[0] == 1
 
 
@@ -108,14 +114,16 @@ def test_buttons_do_what_keys_do(open_page, server, name):
     chosen = int(page.get_attribute("#strip [data-candidate='1']", "data-hr"))
     page.click("#confidence button[data-confidence='3']")
     page.fill("#note", "left bulb is missing")
-    before = canvas(page, "lr")
+    before = canvas(page, "item")
     page.click("#accept")
-    page.wait_for_function("lr => document.querySelector('#canvas').dataset.lr !== lr", arg=before)
+    page.wait_for_function(
+        "lr => document.querySelector('#canvas').dataset.item !== lr", arg=before
+    )
     for button in ("#none", "#unsure"):
-        before = canvas(page, "lr")
+        before = canvas(page, "item")
         page.click(button)
         page.wait_for_function(
-            "lr => document.querySelector('#canvas').dataset.lr !== lr", arg=before
+            "lr => document.querySelector('#canvas').dataset.item !== lr", arg=before
         )
     events = of(server, name, 3)
     assert [event.choice for event in events] == [chosen, "none", "unsure"]
@@ -127,12 +135,14 @@ def test_buttons_do_what_keys_do(open_page, server, name):
 def test_enter_accepts_what_was_clicked(open_page, server, name):
     # The click leaves the focus on a button; Enter must not press that button again.
     page = open_page(name)
-    before = canvas(page, "lr")
+    before = canvas(page, "item")
     page.click("#strip [data-candidate='2']")
     chosen = int(page.get_attribute("#strip [data-candidate='2']", "data-hr"))
     page.click("#view-buttons [data-view='difference']")
     page.keyboard.press("Enter")
-    page.wait_for_function("lr => document.querySelector('#canvas').dataset.lr !== lr", arg=before)
+    page.wait_for_function(
+        "lr => document.querySelector('#canvas').dataset.item !== lr", arg=before
+    )
     assert [event.choice for event in of(server, name, 1)] == [chosen]
 
 
@@ -158,11 +168,11 @@ def test_nothing_is_decided_about_an_item_that_is_not_drawn_yet(
         };"""
     )
     page = open_page(name, within=window)
-    first = int(canvas(page, "lr"))
+    first = int(canvas(page, "item"))
     for key in ("x", "u", "1", "Enter"):
         page.keyboard.press(key)
     page.wait_for_function(
-        "lr => document.querySelector('#canvas').dataset.lr !== lr", arg=str(first)
+        "lr => document.querySelector('#canvas').dataset.item !== lr", arg=str(first)
     )
     page.wait_for_timeout(300)
     assert [(event.lr_slice, event.choice) for event in of(server, name, 1)] == [(first, "none")]
@@ -170,19 +180,19 @@ def test_nothing_is_decided_about_an_item_that_is_not_drawn_yet(
 
 def test_undo_and_redo(open_page, server, name):
     page = open_page(name)
-    first = canvas(page, "lr")
+    first = canvas(page, "item")
     settle(page, "x")
     page.keyboard.press("Control+z")
     page.wait_for_function("() => document.querySelector('#progress').dataset.done === '0'")
     # Back where it was decided.
-    assert canvas(page, "lr") == first
+    shows(page, "item", first)
     assert [event.kind for event in of(server, name, 2)] == ["decision", "undo"]
     page.keyboard.press("Control+Shift+z")
     page.wait_for_function("() => document.querySelector('#progress').dataset.done === '1'")
     events = of(server, name, 3)
     assert events[1].undoes == events[0].id
     mine = {
-        item["lr_slice"]: item["mine"]
+        item["item"]: item["mine"]
         for item in server.get_json(f"/api/queue?reviewer={name}")["items"]
     }
     assert mine[int(first)] == "none"
@@ -203,29 +213,31 @@ def test_reload_resumes(open_page, server, name):
     page = open_page(name)
     settle(page, "x")
     settle(page, "u")
-    here, done = canvas(page, "lr"), progress(page)
+    here, done = canvas(page, "item"), progress(page)
     page.reload()
     page.wait_for_selector("body[data-ready='1']")
-    assert (canvas(page, "lr"), progress(page)) == (here, done)
+    assert (canvas(page, "item"), progress(page)) == (here, done)
     assert done[0] == 2
 
 
 def test_closing_the_tab_loses_nothing(open_page, server, name):
     page = open_page(name)
-    before = canvas(page, "lr")
+    before = canvas(page, "item")
     page.keyboard.press("1")
     page.keyboard.press("Enter")
-    page.wait_for_function("lr => document.querySelector('#canvas').dataset.lr !== lr", arg=before)
+    page.wait_for_function(
+        "lr => document.querySelector('#canvas').dataset.item !== lr", arg=before
+    )
     page.close(run_before_unload=False)
     assert len(of(server, name, 1)) == 1
 
 
 def test_a_later_look_shows_and_changes_the_earlier_decision(open_page, server, name):
     page = open_page(name)
-    first = canvas(page, "lr")
+    first = canvas(page, "item")
     settle(page, "x")
     settle(page, "k")
-    assert canvas(page, "lr") == first
+    assert canvas(page, "item") == first
     settle(page, "u")
     events = of(server, name, 2)
     assert [event.choice for event in events] == ["none", "unsure"]
@@ -234,7 +246,7 @@ def test_a_later_look_shows_and_changes_the_earlier_decision(open_page, server, 
 
 def test_two_reviewers_are_blind_to_each_other(new_window, open_page, server, name):
     one = open_page(name)
-    lr_slice = int(canvas(one, "lr"))
+    lr_slice = int(canvas(one, "item"))
     one.fill("#note", "a tell-tale note")
     one.locator("#note").blur()
     settle(one, "x")
@@ -259,7 +271,7 @@ def test_two_reviewers_are_blind_to_each_other(new_window, open_page, server, na
 def test_the_same_reviewer_in_two_tabs_does_not_overwrite(open_page, server, name):
     one = open_page(name)
     two = open_page(name, within=one.context)
-    assert canvas(one, "lr") == canvas(two, "lr")
+    assert canvas(one, "item") == canvas(two, "item")
     settle(one, "x")
     two.bring_to_front()
     two.keyboard.press("u")
@@ -313,6 +325,142 @@ def test_keys_can_be_given_to_other_actions(open_page, server, name):
     assert [event.choice for event in of(server, name, 1)] == ["unsure"]
 
 
+# The science of reviewing
+
+
+@pytest.fixture(scope="module")
+def mixed(copy_run, serving, set_queue):
+    """A server with trials; a few items of its queue are clear."""
+    run = copy_run()
+    set_queue(run, range(24, 36))
+    make_clear(run, (25, 33))
+    with serving(run, "--catch", "0.3", "--repeat", "0.2", "--seed", "1") as server:
+        server.log_in()
+        yield server
+
+
+def make_clear(run: Any, low_slices: tuple[int, ...]) -> None:
+    """Let the voters differ by one slice at the place the geometry gives, and there only."""
+    spacing = open_run(run).summary["hr"]["slice_spacing_um"]
+    pairs = read_pairs(run)
+    place = (pairs["auto_hr_position"] - pairs["auto_offset_um"] / spacing).round().astype(int)
+    here = pairs["lr_slice"].isin(low_slices)
+    pairs["vote_pca"] = place
+    pairs["vote_ssim"] = place + here.map({True: 1, False: 9})
+    write_pairs(run, pairs)
+
+
+def test_trials_are_not_shown_as_such_and_tell_about_the_reviewer(mixed, open_page, name):
+    page = open_page(name, at=mixed)
+    total = progress(page)[1]
+    assert total > 12
+    seen = []
+    for _ in range(total):
+        assert page.locator("#goto-row").is_hidden()
+        text = page.inner_text("body") + page.title()
+        assert not re.search(r"\b(LR|HR)( slice)? \d", text), text
+        seen.append(canvas(page, "item"))
+        page.keyboard.press("r")
+        page.wait_for_timeout(30)
+        assert page.get_attribute("#strip", "data-revealed") == "0"
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        page.wait_for_function(
+            "item => document.querySelector('#canvas').dataset.item !== item"
+            " || !document.querySelector('#finished').hidden",
+            arg=seen[-1],
+        )
+    assert len(set(seen)) == total
+    events = of(mixed, name, total)
+    assert sorted({event.trial for event in events}) == ["", "catch", "repeat"]
+    assert {event.lr_slice for event in events if not event.trial} == set(range(24, 36))
+    # Told at the end.
+    page.wait_for_function("() => /^Saved/.test(document.querySelector('#status').textContent)")
+    page.keyboard.press("r")
+    page.wait_for_selector("#strip[data-revealed='1']")
+    said = set()
+    for _ in range(total):
+        page.keyboard.press("k")
+        page.wait_for_timeout(60)
+        page.keyboard.press("r")
+        page.wait_for_selector("#strip[data-revealed='1']")
+        said.add(page.inner_text("#reason").split(",")[0])
+    assert {"a catch trial", "a repeat"} <= said
+
+
+def test_undo_reaches_back_over_trials(mixed, open_page, name):
+    page = open_page(name, at=mixed)
+    seen = []
+    for _ in range(6):
+        seen.append(canvas(page, "item"))
+        settle(page, "u")
+    for item in reversed(seen):
+        page.keyboard.press("Control+z")
+        shows(page, "item", item)
+    assert progress(page)[0] == 0
+
+
+def test_clear_items_are_accepted_together_with_one_event_each(mixed, open_page, name):
+    page = open_page(name, at=mixed)
+    total = progress(page)[1]
+    page.wait_for_selector("#clear")
+    assert page.inner_text("#clear span") == "Accept 2 clear"
+    page.keyboard.press("a")
+    assert page.locator("#clear-list li").count() == 2
+    page.keyboard.press("Escape")
+    assert of(mixed, name) == []
+    page.click("#clear")
+    page.click("#clear-accept")
+    page.wait_for_function("() => document.querySelector('#progress').dataset.done === '2'")
+    events = of(mixed, name, 2)
+    assert {event.lr_slice for event in events} == {25, 33}
+    assert all((event.views, event.trial) == (("bulk",), "") for event in events)
+    places = {row.lr_slice: row.vote_pca for row in read_pairs(mixed.run).itertuples()}
+    assert all(event.choice == places[event.lr_slice] for event in events)
+    assert page.locator("#clear").is_hidden()
+    page.keyboard.press("Control+z")
+    page.wait_for_function("() => document.querySelector('#progress').dataset.done === '1'")
+    assert progress(page) == (1, total)
+    page.wait_for_selector("#clear")
+
+
+def test_votes_are_revealed_after_the_decision(open_page, server, name):
+    page = open_page(name)
+    page.keyboard.press("r")
+    page.wait_for_timeout(100)
+    assert page.get_attribute("#strip", "data-revealed") == "0"
+    assert page.locator("#scores path").count() == 0
+    settle(page, "x")
+    settle(page, "k")
+    page.keyboard.press("r")
+    page.wait_for_selector("#strip[data-revealed='1']")
+    labels = page.inner_text("#strip")
+    assert "PCA" in labels
+    assert "geometry" in labels
+    assert page.locator("#scores path").count() > 0
+
+
+def test_disagreements_are_settled_on_the_page(copy_run, serving, open_page):
+    run = copy_run()
+    for reviewer, choice in (("ann", 60), ("bob", 62)):
+        decide_at_terminal(run, f"30={choice}", reviewer=reviewer)
+        decide_at_terminal(run, "31=62", reviewer=reviewer)
+    with serving(run, "--adjudicate") as judged:
+        judged.log_in()
+        page = open_page("pi", at=judged)
+        assert progress(page) == (0, 1)
+        assert (canvas(page, "item"), page.inner_text("#mode")) == ("30", "Adjudication")
+        page.click("#strip [data-hr='62']")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#finished")
+        (*_, event) = of(judged, "pi", 1)
+        assert (event.choice, event.adjudicates) == (62, True)
+        page.keyboard.press("r")
+        page.wait_for_selector("#strip[data-revealed='1']")
+        assert "ann: HR 60 · bob: HR 62" in page.inner_text("#reason")
+    assert next(v.reason for v in ReviewStore.open(run).merged()) == "the adjudicator chose 62"
+
+
 # Looking
 
 
@@ -337,7 +485,7 @@ def alike(reviewable, tmp_path_factory, serving, set_queue):
 
 def test_the_difference_of_equal_images_is_black(alike, open_page):
     page = open_page("ann", at=alike)
-    lr = int(canvas(page, "lr"))
+    lr = int(canvas(page, "item"))
     hr = int(canvas(page, "hr"))
     while hr != lr:
         page.keyboard.press("ArrowRight" if hr < lr else "ArrowLeft")
@@ -510,12 +658,12 @@ def test_auto_blink_is_slow_and_off_for_those_who_ask(open_page, name):
 
 def test_typing_changes_nothing_but_the_note(open_page, server, name):
     page = open_page(name)
-    state = [canvas(page, part) for part in ("view", "hr", "lr", "match")]
+    state = [canvas(page, part) for part in ("view", "hr", "item", "match")]
     pixels = drawn(page)
     page.click("#note")
     page.keyboard.type("gds 123 xu jk ? +-0 r")
     page.keyboard.press("ArrowLeft")
-    assert [canvas(page, part) for part in ("view", "hr", "lr", "match")] == state
+    assert [canvas(page, part) for part in ("view", "hr", "item", "match")] == state
     assert drawn(page) == pixels
     assert page.input_value("#note") == "gds 123 xu jk ? +-0 r"
     assert of(server, name) == []

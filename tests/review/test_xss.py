@@ -86,7 +86,7 @@ def test_the_api_gives_text_back_as_json(make_app):
 
     def post(**fields: object):
         body = {
-            "lr_slice": item.lr_slice, "choice": "unsure", "reviewer": "ann",
+            "item": item.lr_slice, "choice": "unsure", "reviewer": "ann",
             "expected_revision": 0, "submission_id": str(uuid.uuid4()), "confidence": None,
             "note": "", "shown": [], "visible_ms": 0, "views": [], **fields,
         }  # fmt: skip
@@ -150,7 +150,7 @@ def test_the_page_writes_text_as_text(new_window, copy_run, serving, rename, set
             page.keyboard.press("k")
             page.wait_for_timeout(30)
         assert {event.lr_slice for event in server.events()} == {
-            item["lr_slice"] for item in server.get_json("/api/queue?reviewer=ann")["items"]
+            item["item"] for item in server.get_json("/api/queue?reviewer=ann")["items"]
         }
         assert page.evaluate("document.documentElement.dataset.owned") is None
         assert page.evaluate("window.violations") == []

@@ -460,6 +460,27 @@ def test_page_shows_what_there_is(
         assert words not in page.text, words
 
 
+def test_a_reviewed_run_shows_its_reviewers_and_what_they_rejected() -> None:
+    inputs = make_inputs(n=12, truth=False)
+    plain = assert_self_contained(render_page(inputs, name="run"))
+    assert "How well the reviewers see" not in plain.text
+    figures = {
+        "reviewer": "Zoë <b>", "answered": 9, "bulk": 2, "seconds": 4.25, "catch_trials": 10,
+        "exact": 0.9, "mean_error_slices": 0.2, "mean_error_um": 5.0, "repeats": 0,
+        "same_again": None, "retest_error_slices": None, "shared": 8, "agreement": 0.75,
+        "within_1": 1.0,
+    }  # fmt: skip
+    summary = {**inputs.summary, "review": {"seed": 1, "reviewers": [figures]}}
+    pairs = inputs.pairs.copy()
+    pairs.loc[pairs["status"] == "review", "status"] = "rejected"
+    count = int((pairs["status"] == "rejected").sum())
+    assert count > 0
+    changed = replace(inputs, summary=summary, pairs=pairs)
+    page = assert_self_contained(render_page(changed, name="run"))
+    for words in ("Zoë <b>", "9, 2 together", "of 10", "of 8", f"{count} rejected by reviewers"):
+        assert words in page.text, words
+
+
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $\\alpha$ {{ 7*7 }}"
 
 

@@ -218,14 +218,14 @@ def test_listing_says_what_is_open_and_what_was_decided(run):
     decide_at_terminal(run, "10=23", reviewer="Ann", confidence=4)
     decide_at_terminal(run, "11=none", reviewer="Ann")
     decide_at_terminal(run, "14=unsure", reviewer="Ann")
-    listed = list_reviews(run)
+    listed = list_reviews(run)["items"]
     assert json.loads(json.dumps(listed)) == listed
     assert [(row["lr_slice"], row["status"], row["hr_slice"]) for row in listed] == [
         (10, "decided", 23), (11, "rejected", 22), (12, "review", 24), (14, "review", 28),
     ]  # fmt: skip
     assert listed[0] == {
         "lr_slice": 10, "status": "decided", "hr_slice": 23, "votes": {"pca": 20, "ssim": 21},
-        "n_reviewers": 1, "confidence": 4, "reason": "1 reviewer chose 23",
+        "clear": 20, "n_reviewers": 1, "confidence": 4, "reason": "1 reviewer chose 23",
     }  # fmt: skip
     assert listed[2]["reason"] == "all voters differ"
 

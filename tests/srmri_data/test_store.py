@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -41,7 +42,7 @@ from srmri_data.errors import (
     SrmriError,
     UsageError,
 )
-from srmri_data.run_folder import REVIEW_DATABASE
+from srmri_data.run_folder import REVIEW_DATABASE, read_pairs
 from srmri_data.store import (
     ReviewStore,
     StaleRevision,
@@ -76,6 +77,14 @@ def store(run):
     return ReviewStore.open(run, clock=lambda: NOON)
 
 
+def items_of(run):
+    """The matcher's decisions, read by a store of a copy."""
+    with TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(run, Path(folder) / "run"))
+        (copy / REVIEW_DATABASE).unlink(missing_ok=True)
+        return ReviewStore.open(copy).items
+
+
 def raw(run):
     return closing(sqlite3.connect(run / REVIEW_DATABASE, isolation_level=None))
 
@@ -96,6 +105,83 @@ def test_the_queue_is_what_the_matcher_left_open(store):
     )  # fmt: skip
     accepted = store.item(14, "Ann")
     assert (accepted.status, accepted.auto.hr_position) == ("auto", 28.25)
+
+
+def test_the_geometry_is_the_methods_own_where_it_has_one(store, run):
+    # By the affines: the position minus its offset from them.
+    assert store.items[10].geometry == pytest.approx(19.7)
+    pairs = read_pairs(run)
+    registered = pairs.assign(geom_position=[None, *(2.0 * pairs["lr_slice"] + 5)[1:]])
+    registered.astype({"geom_position": "float64"}).to_parquet(run / "pairs.parquet", index=False)
+    items = ReviewStore.open(run).items
+    assert [items[n].geometry for n in (10, 11)] == [pytest.approx(19.7), 27.0]
+
+
+def test_the_seed_of_a_review_is_kept(run):
+    first = ReviewStore.open(run, seed=7)
+    assert (first.seed, ReviewStore.open(run, seed=8).seed, ReviewStore.open(run).seed) == (7,) * 3
+
+
+def test_a_review_begins_with_a_seed_of_its_own(tmp_path):
+    seeds = {ReviewStore.open(write_run(tmp_path / f"run-{n}")).seed for n in range(4)}
+    assert len(seeds) == 4
+
+
+def test_trials_have_answers_undo_and_revisions_of_their_own(store):
+    pair = store.decide(submission(choice=20))
+    catch = store.decide(submission(choice=30, trial="catch", truth=31))
+    store.decide(submission(choice="none", trial="repeat"))
+    assert (catch.revision, catch.trial, catch.truth) == (2, "catch", 31)
+    assert store.item(10, "Ann").mine == 20
+    assert store.item(10, "Ann", trial="catch").mine == 30
+    assert {key: s.mine for key, s in store.trials("Ann").items()} == {
+        (10, "catch"): 30, (10, "repeat"): "none",
+    }  # fmt: skip
+    assert store.trials("Bob") == {}
+    # Neither is an answer about the pair.
+    (verdict,) = store.merged()
+    assert (verdict.hr_slice, verdict.n_reviewers) == (20, 1)
+    assert store.choices(10) == {"Ann": 20}
+    assert store.item(10, "Bob").n_reviewers == 1
+    assert store.undoable("Ann").trial == "repeat"
+    assert store.undoable("Ann", trials=False).id == pair.id
+    with pytest.raises(StaleRevision) as stale:
+        store.undo("Ann", 10, trial="catch", expected_revision=1, submission_id=new_id())
+    assert stale.value.state.mine == 30
+    undone = store.undo("Ann", 10, trial="catch", expected_revision=2, submission_id=new_id())
+    assert (undone.trial, undone.truth, undone.choice) == ("catch", 31, None)
+    assert store.redoable("Ann").id == undone.id
+    assert store.item(10, "Ann").mine == 20
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trial": "catch"},
+        {"trial": "repeat", "truth": 3},
+        {"truth": 3},
+        {"trial": "other"},
+        {"trial": "catch", "truth": "3"},
+        {"trial": "repeat", "adjudicates": True},
+    ],
+)
+def test_a_trial_that_makes_no_sense_is_refused(changes):
+    with pytest.raises(UsageError):
+        submission(**changes)
+
+
+def test_disputed_is_what_independent_answers_differ_on(store):
+    store.decide(submission(10, 20, "Ann"))
+    store.decide(submission(10, 21, "Bob"))
+    store.decide(submission(11, 22, "Ann"))
+    store.decide(submission(11, 22, "Bob"))
+    store.decide(submission(12, 24, "Ann"))
+    store.decide(submission(12, 25, "Bob", trial="repeat"))
+    assert store.disputed() == {10: {"Ann": 20, "Bob": 21}}
+    # Settled, it stays what it was: two people saw different things.
+    store.decide(submission(10, 21, "Pi", adjudicates=True))
+    store.decide(submission(10, 20, "Bob", adjudicates=True, expected_revision=2))
+    assert store.disputed() == {10: {"Ann": 20, "Bob": 21}}
 
 
 def test_opening_again_finds_everything(store, run):
@@ -167,8 +253,8 @@ def test_an_empty_file_is_a_store_that_was_never_made(run):
 
 def test_a_newer_schema_is_refused(store, run):
     with raw(run) as db:
-        db.execute("PRAGMA user_version = 2")
-    with pytest.raises(FormatError, match="version 2, this srmri reads up to 1"):
+        db.execute("PRAGMA user_version = 3")
+    with pytest.raises(FormatError, match="version 3, this srmri reads up to 2"):
         ReviewStore.open(run)
 
 
@@ -179,7 +265,7 @@ def test_an_older_schema_is_brought_up_to_date(store, run, monkeypatch):
     for _ in range(2):
         assert len(list(ReviewStore.open(run).events())) == 1
     with raw(run) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
         assert db.execute("SELECT colour FROM run").fetchone() == (None,)
 
 
@@ -189,8 +275,34 @@ def test_a_migration_that_fails_changes_nothing(store, run, monkeypatch):
     with pytest.raises(FormatError):
         ReviewStore.open(run)
     with raw(run) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
-        assert len(db.execute("PRAGMA table_info(run)").fetchall()) == 2
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert len(db.execute("PRAGMA table_info(run)").fetchall()) == 3
+
+
+def test_a_review_begun_with_version_1_goes_on(run):
+    items = items_of(run)
+    with closing(sqlite3.connect(run / REVIEW_DATABASE, isolation_level=None)) as db:
+        for statement in store_module._MIGRATIONS[0]:
+            db.execute(statement)
+        db.execute(f"PRAGMA application_id = {store_module._APPLICATION_ID}")
+        db.execute("PRAGMA user_version = 1")
+        db.execute("INSERT INTO run VALUES (1, ?)", (store_module._fingerprint(items),))
+        db.executemany("INSERT INTO items VALUES (?)", ((n,) for n in items))
+        db.execute(
+            "INSERT INTO events VALUES (1, ?, 'decision', 10, 21, 'Ann',"
+            " '2024-05-01T12:00:00.000Z', 1, NULL, 3, 'seen', '[20, 21]', 900, '[]', 'v1', 0)",
+            (new_id(),),
+        )
+    store = ReviewStore.open(run, seed=7)
+    (event,) = store.events()
+    assert (event.choice, event.trial, event.truth, event.shown) == (21, "", None, (20, 21))
+    # Its candidates were shuffled without a seed; a seed drawn now would claim otherwise.
+    assert store.seed == 0
+    assert store.decide(submission(choice=22, expected_revision=1)).revision == 2
+    trial = store.decide(submission(choice=30, trial="catch", truth=31))
+    assert [event.trial for event in store.events()] == ["", "", "catch"]
+    assert ReviewStore.open(run).item(10, "Ann").mine == 22
+    assert trial.truth == 31
 
 
 def test_commits_are_on_disk_when_they_return(store, run):
@@ -624,11 +736,14 @@ def test_an_answer_changed_or_taken_back_no_longer_counts(store):
         "DELETE FROM events",
         "INSERT OR REPLACE INTO events SELECT * FROM events",
         "INSERT OR REPLACE INTO events SELECT 2, submission_id, kind, lr_slice, choice, reviewer,"
-        " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0 FROM events",
+        " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth"
+        " FROM events",
         "INSERT OR REPLACE INTO events SELECT 2, 'other', kind, lr_slice, choice, reviewer,"
-        " at, 1, undoes, confidence, note, shown, 0, views, tool_version, 0 FROM events",
+        " at, 1, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth"
+        " FROM events",
         "INSERT INTO events SELECT 7, 'other', kind, lr_slice, choice, reviewer,"
-        " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0 FROM events",
+        " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth"
+        " FROM events",
     ],
 )
 def test_the_log_can_only_grow(store, run, statement):
@@ -644,7 +759,8 @@ def test_the_log_can_grow(store, run):
     with raw(run) as db:
         db.execute(
             "INSERT INTO events SELECT 2, 'other', kind, lr_slice, 33, reviewer,"
-            " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0 FROM events"
+            " at, 2, undoes, confidence, note, shown, 0, views, tool_version, 0, trial, truth"
+            " FROM events"
         )
     assert store.item(10, "Ann").mine == 33
 

@@ -28,48 +28,53 @@ function marker(voter, x, y) {
 }
 
 // Residual = HR slice minus the one geometry gives, in HR slices; a straight line when nothing moved.
-export function drawCurve(svg, item, { hr, answers, revealed, onOpen }) {
+// Without `lr` the slices are counted from this one.
+export function drawCurve(svg, item, { hr, lr, answers, revealed, onOpen }) {
   const [width, height] = [300, 150];
   const [left, right, top, bottom] = [30, 8, 8, 24];
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  // In a blind review, proposals for other queued items stay covered, too.
   const points = item.neighbours.map((n) => {
-    const answer = answers(n.lr_slice);
+    const answer = n.item === null ? null : answers(n.item);
     const mine = typeof answer === "number";
-    return { ...n, mine, residual: (mine ? answer : n.hr_slice) - n.expected };
-  });
+    return { ...n, mine, found: mine ? answer : n.hr_slice };
+  }).filter((n) => n.found !== null).map((n) => ({ ...n, residual: n.found - n.expected }));
   const here = hr - item.expected;
   const votes = revealed ? Object.entries(item.votes).map(([voter, vote]) => [voter, vote - item.expected]) : [];
   // One far-off vote must not flatten the rest: it is drawn at the edge.
   const sorted = [...points.filter((p) => p.status === "auto" || p.mine).map((p) => p.residual), here].sort((a, b) => a - b);
   const low = Math.floor(Math.min(sorted[Math.floor(sorted.length * 0.05)], here) - 2);
   const high = Math.ceil(Math.max(sorted[Math.ceil(sorted.length * 0.95) - 1], here) + 2);
-  const slices = [item.lr_slice, ...points.map((p) => p.lr_slice)];
+  const slices = [0, ...item.neighbours.map((n) => n.distance)];
   const x = linear(Math.min(...slices) - 0.5, Math.max(...slices) + 0.5, left, width - right);
   const y = linear(low, high, height - bottom, top);
   const clamp = (value) => y(Math.min(high, Math.max(low, value)));
   const nodes = [];
-  nodes.push(element("rect", { class: "band", x: x(item.lr_slice) - 5, y: top, width: 10, height: height - top - bottom }));
+  nodes.push(element("rect", { class: "band", x: x(0) - 5, y: top, width: 10, height: height - top - bottom }));
   const step = niceStep(high - low);
   for (let tick = Math.ceil(low / step) * step; tick <= high; tick += step) {
     nodes.push(element("line", { class: tick === 0 ? "zero" : "grid", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }));
     nodes.push(element("text", { x: left - 5, y: y(tick) + 4, "text-anchor": "end" }, tick > 0 ? `+${tick}` : `${tick}`.replace("-", "−")));
   }
   const xStep = niceStep((slices.length - 1) * 0.7);
-  for (let tick = Math.ceil(Math.min(...slices) / xStep) * xStep; tick <= Math.max(...slices); tick += xStep) {
-    nodes.push(element("text", { x: x(tick), y: height - 7, "text-anchor": "middle" }, `${tick}`));
+  const origin = lr ?? 0;
+  for (let tick = Math.ceil((origin + Math.min(...slices)) / xStep) * xStep; tick <= origin + Math.max(...slices); tick += xStep) {
+    nodes.push(element("text", { x: x(tick - origin), y: height - 7, "text-anchor": "middle" }, `${tick}`.replace("-", "−")));
   }
   for (const point of points) {
     const kind = point.mine ? "mine" : point.status === "auto" ? "auto" : "queued";
-    const dot = element("circle", { class: `dot ${kind}`, cx: x(point.lr_slice), cy: clamp(point.residual), r: 3.2 });
-    dot.append(element("title", {}, `LR ${point.lr_slice}: HR ${Math.round(point.residual + point.expected)}`));
-    dot.addEventListener("click", () => onOpen(point.lr_slice));
+    const dot = element("circle", { class: `dot ${kind}`, cx: x(point.distance), cy: clamp(point.residual), r: 3.2 });
+    if (lr !== null) {
+      dot.append(element("title", {}, `LR ${lr + point.distance}: HR ${point.found}`));
+      dot.addEventListener("click", () => onOpen(point.item));
+    }
     nodes.push(dot);
   }
-  for (const [voter, residual] of votes) nodes.push(marker(voter, x(item.lr_slice), clamp(residual)));
-  nodes.push(element("path", { class: "here", d: `M${x(item.lr_slice) - 7} ${clamp(here)}h14` }));
+  for (const [voter, residual] of votes) nodes.push(marker(voter, x(0), clamp(residual)));
+  nodes.push(element("path", { class: "here", d: `M${x(0) - 7} ${clamp(here)}h14` }));
   svg.replaceChildren(...nodes);
   const offset = here >= 0 ? `+${here.toFixed(1)}` : `−${Math.abs(here).toFixed(1)}`;
-  svg.setAttribute("aria-label", `LR slice ${item.lr_slice} with HR ${hr}: ${offset} HR slices from geometry, among ${points.length} neighbouring slices`);
+  svg.setAttribute("aria-label", `${lr === null ? "This pair" : `LR slice ${lr} with HR ${hr}`}: ${offset} HR slices from geometry, among ${points.length} neighbouring slices`);
 }
 
 // One line per voter over the HR slices around; high is alike.

@@ -4,8 +4,8 @@ import { getPixels } from "./api.js";
 
 const CONNECTIONS = 4;
 
-export function lowKey(lr) {
-  return `/api/image/lr/${lr}`;
+export function lowKey(item, reviewer) {
+  return `/api/image/lr/${item}?reviewer=${encodeURIComponent(reviewer)}`;
 }
 
 export function highKey(hr, matched) {

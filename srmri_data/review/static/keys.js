@@ -34,6 +34,7 @@ export const ACTIONS = {
   zoomFit: ["Anatomy, or the whole image", "0"],
   windowReset: ["Reset black and white", "w"],
   reveal: ["Reveal the votes", "r"],
+  clear: ["Accept the clear items together", "a"],
   note: ["Write a note", "n"],
   goto: ["Go to an LR slice", "l"],
   help: ["This list", "?"],

@@ -8,6 +8,7 @@ import { Viewer } from "./viewer.js";
 
 const BLINK_MS = 400; // one change: 1.25 flashes a second, well below the 3 that can harm
 const PREFETCHED_ITEMS = 2;
+const BULK = "bulk"; // the view of what was accepted together
 const VIEW_NAMES = {
   single: "Single", blink: "Blink", swipe: "Swipe", checker: "Checker",
   difference: "Difference", edges: "Edges", opacity: "Blend", side: "Side by side",
@@ -22,7 +23,9 @@ let viewer;
 let keys;
 let outbox;
 let reviewer = "";
-let queue = []; // LR slices, in the order of review
+let queue = []; // numbers of items, in the order of review: LR slices, unless trials are among them
+let clear = []; // items that can be accepted together: {item, choice}
+let left = null; // the item of the queue that was on screen last
 let undoable = null;
 let redoable = null;
 let current = null; // the item on screen
@@ -34,9 +37,9 @@ let holding = false;
 let blinkLow = false;
 let blinkTimer = 0;
 
-const states = new Map(); // lr_slice -> the reviewer's own state
-const facts = new Map(); // lr_slice -> promise of what is known about the item
-const drafts = new Map(); // lr_slice -> {note, confidence} that was not sent yet
+const states = new Map(); // item -> the reviewer's own state
+const facts = new Map(); // item -> promise of what is known about the item
+const drafts = new Map(); // item -> {note, confidence} that was not sent yet
 const images = new ImageCache();
 const spent = []; // milliseconds per item decided in this sitting
 
@@ -49,7 +52,19 @@ function say(text, kind = "") {
 
 function choiceName(choice) {
   if (choice === null || choice === undefined) return "no answer";
-  return typeof choice === "number" ? `HR ${choice}` : choice === "none" ? "none of these" : "unsure";
+  if (typeof choice === "number") return about.masked ? "an HR slice" : `HR ${choice}`;
+  return choice === "none" ? "none of these" : "unsure";
+}
+
+// Where trials are among the items, no slice is called by its number: a repeat could be told.
+function itemName(id) {
+  return about.masked ? `item ${queue.indexOf(id) + 1}` : `LR ${id}`;
+}
+
+function highName(hr) {
+  if (!about.masked) return `HR ${hr}`;
+  const from = hr - Math.min(...current.item.candidates.map((candidate) => candidate.hr_slice));
+  return `HR ${from < 0 ? "−" : "+"}${Math.abs(from)}`;
 }
 
 function pressed(button, on) {
@@ -69,13 +84,13 @@ function measure(name, event) {
   });
 }
 
-function state(lr) {
-  return states.get(lr) || { lr_slice: lr, revision: 0, mine: null, my_confidence: null, my_note: "" };
+function state(id) {
+  return states.get(id) || { item: id, revision: 0, mine: null, my_confidence: null, my_note: "" };
 }
 
 function keepState(found) {
-  states.set(found.lr_slice, {
-    lr_slice: found.lr_slice,
+  states.set(found.item, {
+    item: found.item,
     revision: found.revision,
     mine: found.mine,
     my_confidence: found.my_confidence,
@@ -89,8 +104,8 @@ function applyPending() {
 }
 
 function applyDecision(sent) {
-  states.set(sent.lr_slice, {
-    ...state(sent.lr_slice),
+  states.set(sent.item, {
+    ...state(sent.item),
     mine: sent.choice,
     my_confidence: sent.confidence,
     my_note: sent.note,
@@ -99,27 +114,28 @@ function applyDecision(sent) {
 
 // -- items ----------------------------------------------------------------------
 
-function loadFacts(lr) {
-  if (!facts.has(lr)) {
-    const promise = getJson(`/api/item/${lr}?reviewer=${encodeURIComponent(reviewer)}`);
+function loadFacts(id) {
+  if (!facts.has(id)) {
+    const promise = getJson(`/api/item/${id}?reviewer=${encodeURIComponent(reviewer)}`);
     promise.then(
       (item) => {
-        if (!states.has(lr)) keepState(item);
+        if (!states.has(id)) keepState(item);
         promise.value = item;
       },
-      () => facts.delete(lr),
+      () => facts.delete(id),
     );
-    facts.set(lr, promise);
+    facts.set(id, promise);
   }
-  return facts.get(lr);
+  return facts.get(id);
 }
 
 async function loadQueue() {
   const answer = await getJson(`/api/queue?reviewer=${encodeURIComponent(reviewer)}`);
   for (const item of answer.items) keepState(item);
-  queue = answer.items.map((item) => item.lr_slice);
+  queue = answer.items.map((item) => item.item);
   undoable = answer.undoable;
   redoable = answer.redoable;
+  clear = (await getJson(`/api/clear?reviewer=${encodeURIComponent(reviewer)}`)).items;
   applyPending();
   showProgress();
 }
@@ -127,37 +143,37 @@ async function loadQueue() {
 function nextUndecided(from) {
   const start = Math.max(0, queue.indexOf(from));
   const order = [...queue.slice(start), ...queue.slice(0, start)];
-  return order.find((lr) => lr !== from && state(lr).mine === null);
+  return order.find((id) => id !== from && state(id).mine === null);
 }
 
-async function open(lr, event = null) {
+async function open(id, event = null) {
   opening += 1;
   const ticket = opening;
   leave();
   images.forgetPrefetches();
   loading = true;
-  heading = lr;
-  const low = lowKey(lr);
-  let item = facts.get(lr)?.value;
+  heading = id;
+  const low = lowKey(id, reviewer);
+  let item = facts.get(id)?.value;
   if (!item || !images.peek(low)) {
     $("#stage").dataset.busy = "1";
     try {
-      [item] = await Promise.all([loadFacts(lr), images.load(low)]);
+      [item] = await Promise.all([loadFacts(id), images.load(low)]);
     } catch (error) {
       if (ticket === opening) failed(error);
       return;
     }
     if (ticket !== opening) return;
   }
-  const mine = state(lr).mine;
+  const mine = state(id).mine;
   const first = typeof mine === "number" ? mine : item.candidates[0].hr_slice;
-  const draft = drafts.get(lr) || { note: state(lr).my_note, confidence: state(lr).my_confidence };
+  const draft = drafts.get(id) || { note: state(id).my_note, confidence: state(id).my_confidence };
   const former = current;
   current = {
-    lr, item, hr: first,
+    id, item, hr: first,
     chosen: typeof mine === "number" ? mine : null,
     note: draft.note, confidence: draft.confidence,
-    revealed: !about.blind,
+    revealed: !item.covered && !about.blind,
     views: new Set([viewer.view]),
     since: performance.now(), visible: 0,
   };
@@ -169,6 +185,7 @@ async function open(lr, event = null) {
     return;
   }
   loading = false;
+  if (queue.includes(id)) left = id;
   delete $("#stage").dataset.busy;
   showItem();
   measure("srmri:item", event);
@@ -178,7 +195,7 @@ async function open(lr, event = null) {
 
 function failed(error) {
   loading = false;
-  heading = current?.lr ?? null;
+  heading = current?.id ?? null;
   delete $("#stage").dataset.busy;
   if (error) problem(error);
 }
@@ -195,16 +212,16 @@ function leave() {
 }
 
 function prefetch(ticket) {
-  const { lr, item, hr } = current;
+  const { id, item, hr } = current;
   for (const c of item.candidates) images.load(highKey(c.hr_slice, matched), 1).then(showThumbnails, () => {});
   for (const near of [hr + 1, hr - 1]) if (inStack(near)) images.load(highKey(near, matched), 2).catch(() => {});
   images.load(highKey(hr, !matched), 5).catch(() => {});
-  let ahead = lr;
+  let ahead = id;
   for (let n = 0; n < PREFETCHED_ITEMS; n += 1) {
     ahead = nextUndecided(ahead);
-    if (ahead === undefined || ahead === lr) return;
+    if (ahead === undefined || ahead === id) return;
     const coming = ahead;
-    images.load(lowKey(coming), 2).catch(() => {});
+    images.load(lowKey(coming, reviewer), 2).catch(() => {});
     loadFacts(coming).then(
       (found) => {
         if (ticket !== opening) return;
@@ -224,7 +241,7 @@ function inStack(hr) {
 
 // Put the current pair on the canvas; true once it is there. Without waiting when it is at hand.
 async function draw(ticket = opening) {
-  const wanted = { lr: lowKey(current.lr), hr: highKey(current.hr, matched) };
+  const wanted = { lr: lowKey(current.id, reviewer), hr: highKey(current.hr, matched) };
   let low = images.peek(wanted.lr);
   let high = images.peek(wanted.hr);
   if (!low || !high) {
@@ -248,7 +265,7 @@ function render() {
   viewer.render();
   const { canvas } = viewer;
   canvas.dataset.view = viewer.view;
-  canvas.dataset.lr = current.lr;
+  canvas.dataset.item = current.id;
   canvas.dataset.hr = current.hr;
   canvas.dataset.match = matched ? "1" : "0";
   canvas.dataset.showing = viewer.showLow ? "lr" : "hr";
@@ -256,8 +273,10 @@ function render() {
 }
 
 function showPlates() {
-  const { lr, hr } = current;
-  const names = { low: `LR ${lr}`, high: `HR ${hr}${matched ? " at LR resolution" : ""}` };
+  const { id, hr } = current;
+  const names = {
+    low: about.masked ? "LR" : itemName(id), high: `${highName(hr)}${matched ? " at LR resolution" : ""}`,
+  };
   const side = viewer.view === "side";
   const text = side || viewer.showLow ? names.low
     : viewer.view === "difference" ? `${names.low} brighter in orange · ${names.high} in blue`
@@ -307,26 +326,32 @@ function showThumbnails() {
 // -- what stands around the picture ------------------------------------------------
 
 function showItem() {
-  const { lr, item } = current;
-  const place = queue.indexOf(lr);
-  $("#item-title").textContent = `LR slice ${lr}`;
-  document.title = `LR ${lr} · ${about.run} · srmri review`;
-  $("#goto").value = lr;
+  const { id, item } = current;
+  const place = queue.indexOf(id);
+  const name = itemName(id).replace("LR", "LR slice").replace("item", "Item");
+  $("#item-title").textContent = name;
+  document.title = `${name} · ${about.run} · srmri review`;
+  $("#goto").value = about.masked ? "" : id;
   $("#note").value = current.note;
-  $("#strip").replaceChildren(reference(lr), ...item.candidates.map((candidate, n) => stripButton(candidate, n + 1)));
   $("#finished").hidden = !queue.length || nextUndecided(null) !== undefined;
-  showThumbnails();
+  showStrip();
   showChoice();
   showConfidence();
   showReveal();
   showProgress(place);
 }
 
+function showStrip() {
+  const buttons = current.item.candidates.map((candidate, n) => stripButton(candidate, n + 1));
+  $("#strip").replaceChildren(reference(current.id), ...buttons);
+  showThumbnails();
+}
+
 // The slice in question, for the eye to go back to.
-function reference(lr) {
+function reference(id) {
   const figure = document.createElement("figure");
   const caption = document.createElement("figcaption");
-  caption.textContent = `LR ${lr}`;
+  caption.textContent = about.masked ? "LR" : itemName(id);
   figure.append(document.createElement("canvas"), caption);
   return figure;
 }
@@ -340,17 +365,17 @@ function stripButton({ hr_slice: hr, labels }, number) {
   const caption = document.createElement("span");
   const key = document.createElement("kbd");
   key.textContent = number;
-  caption.append(key, ` HR ${hr}`);
+  caption.append(key, ` ${highName(hr)}`);
   const who = document.createElement("small");
   who.textContent = labels.join(" · ");
   button.append(picture, caption, who);
-  button.setAttribute("aria-label", `Candidate ${number}, HR slice ${hr}`);
+  button.setAttribute("aria-label", `Candidate ${number}, ${highName(hr).replace("HR", "HR slice")}`);
   button.addEventListener("click", (event) => ready() && show(hr, event));
   return button;
 }
 
 function showChoice() {
-  const { lr, hr, chosen } = current;
+  const { id, hr, chosen } = current;
   for (const button of $$("#strip button")) {
     const on = Number(button.dataset.hr) === hr;
     button.classList.toggle("viewed", on);
@@ -359,8 +384,8 @@ function showChoice() {
   }
   const accept = $("#accept");
   accept.setAttribute("aria-disabled", String(chosen === null));
-  accept.querySelector("span").textContent = chosen === null ? "Choose a candidate" : `Accept HR ${chosen}`;
-  const { mine } = state(lr);
+  accept.querySelector("span").textContent = chosen === null ? "Choose a candidate" : `Accept ${highName(chosen)}`;
+  const { mine } = state(id);
   pressed($("#none"), mine === "none");
   pressed($("#unsure"), mine === "unsure");
   const title = $("#item-title");
@@ -373,11 +398,11 @@ function showChoice() {
 }
 
 function drawCharts() {
-  const { item, hr, revealed } = current;
+  const { id, item, hr, revealed } = current;
   drawCurve($("#curve"), item, {
-    hr, revealed, answers: (lr) => state(lr).mine, onOpen: (lr) => open(lr),
+    hr, revealed, lr: about.masked ? null : id, answers: (other) => state(other).mine, onOpen: (other) => open(other),
   });
-  drawScores($("#scores"), item, { hr, first: about.scored.first, revealed });
+  drawScores($("#scores"), item, { hr, first: about.scored.first, revealed: revealed && !item.covered });
 }
 
 function showConfidence() {
@@ -392,17 +417,22 @@ function showReveal() {
   pressed($("#reveal"), revealed);
   $("#reveal").firstChild.textContent = revealed ? "Hide " : "Reveal ";
   $("#reveal").hidden = !about.blind;
-  $("#reason").textContent = revealed ? item.reason : "Covered, so that your eyes decide. Shown once you have.";
+  $("#reason").textContent = revealed ? item.reason
+    : about.masked ? "Covered until every item has your answer: there are trials among them."
+    : "Covered, so that your eyes decide. Shown once you have.";
 }
 
-function showProgress(place = current ? queue.indexOf(current.lr) : -1) {
-  const done = queue.filter((lr) => state(lr).mine !== null).length;
+function showProgress(place = current ? queue.indexOf(current.id) : -1) {
+  const done = queue.filter((id) => state(id).mine !== null).length;
   const progress = $("#progress");
   progress.dataset.done = done;
   progress.dataset.total = queue.length;
   $("#progress-bar").max = Math.max(1, queue.length);
   $("#progress-bar").value = done;
-  const at = place >= 0 ? `item ${place + 1} · ` : "";
+  const at = place >= 0 && !about.masked ? `item ${place + 1} · ` : "";
+  const offered = clear.filter(({ item }) => state(item).mine === null).length;
+  $("#clear").hidden = !offered;
+  $("#clear span").textContent = `Accept ${offered} clear`;
   $("#progress-text").textContent = `${at}${done} of ${queue.length} decided${timeLeft(queue.length - done)}`;
   for (const [id, event] of [["#undo", undoable], ["#redo", redoable]]) $(id).disabled = !event && !(id === "#undo" && outbox?.size);
 }
@@ -501,7 +531,7 @@ function setConfidence(value) {
 }
 
 function keepDraft() {
-  drafts.set(current.lr, { note: current.note, confidence: current.confidence });
+  drafts.set(current.id, { note: current.note, confidence: current.confidence });
   remember(storageKey("drafts"), [...drafts]);
 }
 
@@ -515,18 +545,18 @@ async function decide(choice, event) {
     return;
   }
   leave();
-  const { lr, item, views, visible } = current;
-  if (outbox.pending.some((sent) => sent.lr_slice === lr)) {
+  const { id, item, views, visible } = current;
+  if (outbox.pending.some((sent) => sent.item === id)) {
     // Its revision is not known before the former answer has arrived.
     await outbox.flush();
-    if (current.lr !== lr) return;
+    if (current.id !== id) return;
   }
   const submission = {
     run: about.id,
-    lr_slice: lr,
+    item: id,
     choice,
     reviewer,
-    expected_revision: state(lr).revision,
+    expected_revision: state(id).revision,
     submission_id: uuid(),
     confidence: current.confidence,
     note: current.note,
@@ -535,12 +565,12 @@ async function decide(choice, event) {
     views: [...views].slice(0, 32),
   };
   applyDecision(submission);
-  drafts.delete(lr);
+  drafts.delete(id);
   remember(storageKey("drafts"), [...drafts]);
   spent.push(visible);
   outbox.add(submission);
-  say(`Saving LR ${lr}: ${choiceName(choice)} …`);
-  const following = nextUndecided(lr);
+  say(`Saving ${itemName(id)}: ${choiceName(choice)} …`);
+  const following = nextUndecided(id);
   showProgress();
   if (following !== undefined) {
     await open(following, event);
@@ -554,25 +584,27 @@ async function decide(choice, event) {
 function onSaved(event, sent) {
   if (sent.reviewer !== reviewer) return;
   keepState({
-    lr_slice: event.lr_slice, revision: event.revision, mine: event.choice,
+    item: event.item, revision: event.revision, mine: event.choice,
     my_confidence: event.confidence, my_note: event.note,
   });
   undoable = event;
   redoable = null;
-  if (!outbox.size) say(`Saved LR ${event.lr_slice}: ${choiceName(event.choice)}.`);
+  // Decided, more may be told about it the next time.
+  facts.delete(event.item);
+  if (!outbox.size) say(sent.views[0] === BULK ? "Saved; each can be undone." : `Saved ${itemName(event.item)}: ${choiceName(event.choice)}.`);
   showProgress();
 }
 
 async function onRefused(error, sent) {
   if (error.body.state) keepState(error.body.state);
-  else keepState({ ...state(sent.lr_slice), mine: null, my_confidence: null, my_note: "" });
+  else keepState({ ...state(sent.item), mine: null, my_confidence: null, my_note: "" });
   // What was written is not thrown away with the answer.
-  drafts.set(sent.lr_slice, { note: sent.note, confidence: sent.confidence });
-  await open(sent.lr_slice);
+  drafts.set(sent.item, { note: sent.note, confidence: sent.confidence });
+  await open(sent.item);
   say(
     error.status === 409
-      ? `LR ${sent.lr_slice} was not saved: its answer changed elsewhere, to ${choiceName(state(sent.lr_slice).mine)}. Look again and decide.`
-      : `LR ${sent.lr_slice} was not saved: ${error.message}. ${error.hint}`,
+      ? `${itemName(sent.item)} was not saved: its answer changed elsewhere, to ${choiceName(state(sent.item).mine)}. Look again and decide.`
+      : `${itemName(sent.item)} was not saved: ${error.message}. ${error.hint}`,
     "warn",
   );
 }
@@ -593,26 +625,26 @@ async function takeBack(kind, event) {
     say(`There is nothing to ${kind}.`);
     return;
   }
-  const lr = target.lr_slice;
+  const id = target.item;
   try {
-    if (!states.has(lr)) await loadFacts(lr);
+    if (!states.has(id)) await loadFacts(id);
     const done = await post("/api/undo", {
-      run: about.id, lr_slice: lr, expected_revision: state(lr).revision, submission_id: uuid(), reviewer, undoes: target.id,
+      run: about.id, item: id, expected_revision: state(id).revision, submission_id: uuid(), reviewer, undoes: target.id,
     });
     keepState({
-      lr_slice: lr, revision: done.revision, mine: done.choice,
+      item: id, revision: done.revision, mine: done.choice,
       my_confidence: done.confidence, my_note: done.note,
     });
-    drafts.delete(lr);
+    drafts.delete(id);
     await loadQueue();
-    await open(lr, event);
-    say(`${kind === "undo" ? "Undone" : "Done again"}: LR ${lr} is ${choiceName(done.choice)}.`);
+    await open(id, event);
+    say(`${kind === "undo" ? "Undone" : "Done again"}: ${itemName(id)} is ${choiceName(done.choice)}.`);
   } catch (error) {
     if (error instanceof ApiError && error.status === 409 && !error.body.other_run) {
       await loadQueue();
       if (error.body.state) keepState(error.body.state);
-      await open(lr);
-      say(`LR ${lr} changed elsewhere; look again.`, "warn");
+      await open(id);
+      say(`${itemName(id)} changed elsewhere; look again.`, "warn");
     } else {
       problem(error);
     }
@@ -622,21 +654,75 @@ async function takeBack(kind, event) {
 function step(by, event) {
   if (!queue.length || heading === null) return;
   const place = queue.indexOf(heading);
-  // Beside the queue, on an accepted slice: back to where the queue goes on.
-  const from = place >= 0 ? place : queue.findIndex((lr) => lr > heading) - (by > 0 ? 1 : 0);
-  open(queue[(from + by + queue.length) % queue.length], event);
+  // Beside the queue, on an accepted slice: back to the item that was left for it.
+  if (place < 0) open(left ?? queue[0], event);
+  else open(queue[(place + by + queue.length) % queue.length], event);
 }
 
-function reveal() {
+async function reveal() {
   if (!about.blind) return;
-  if (!current.revealed && state(current.lr).mine === null) {
+  const { id } = current;
+  if (state(id).mine === null) {
     say("The votes stay covered until you have decided; then go back with K and reveal.");
     return;
+  }
+  if (current.item.covered) {
+    await outbox.flush();
+    facts.delete(id);
+    try {
+      const item = await loadFacts(id);
+      if (current.id !== id) return;
+      current.item = item;
+    } catch (error) {
+      problem(error);
+      return;
+    }
+    if (current.item.covered) {
+      say("The votes stay covered until every item has your answer: there are trials among them.");
+      return;
+    }
+    showStrip();
+    showChoice();
   }
   current.revealed = !current.revealed;
   if (current.revealed) current.views.add("reveal");
   showReveal();
   drawCharts();
+}
+
+// Items whose voters differ by one slice and agree with geometry: one look at the list, and one
+// event for each.
+function offerClear() {
+  const offered = clear.filter(({ item }) => state(item).mine === null);
+  if (!offered.length) {
+    say("There are no items whose voters all but agree.");
+    return;
+  }
+  $("#clear-list").replaceChildren(...offered.map(({ item, choice }) => {
+    const row = document.createElement("li");
+    row.textContent = about.masked ? itemName(item) : `${itemName(item)} as HR ${choice}`;
+    return row;
+  }));
+  $("#clear-accept").textContent = `Accept ${offered.length}`;
+  $("#clear-dialog").showModal();
+}
+
+async function acceptClear() {
+  $("#clear-dialog").close();
+  for (const { item, choice } of clear) {
+    if (state(item).mine !== null) continue;
+    const submission = {
+      run: about.id, item, choice, reviewer, expected_revision: state(item).revision, submission_id: uuid(),
+      confidence: null, note: "", shown: [], visible_ms: 0, views: [BULK],
+    };
+    applyDecision(submission);
+    outbox.add(submission);
+  }
+  say("Saving …");
+  showProgress();
+  const following = state(current.id).mine === null ? current.id : nextUndecided(current.id);
+  if (following === undefined) showItem();
+  else await open(following);
 }
 
 function problem(error) {
@@ -668,8 +754,9 @@ const DO = {
   zoomFit: (event) => zoom(0, event),
   windowReset: () => setWindow(viewer.defaults.low, viewer.defaults.high),
   reveal,
+  clear: offerClear,
   note: () => $("#note").focus(),
-  goto: () => $("#goto").select(),
+  goto: () => (about.masked ? say("Slices have no numbers while trials are among the items.") : $("#goto").select()),
   help: () => $("#help").showModal(),
 };
 
@@ -695,7 +782,7 @@ function nameKey(button, label, action) {
 }
 
 function showKeyNames() {
-  const named = { accept: "#accept", none: "#none", unsure: "#unsure", undo: "#undo", match: "#match", reveal: "#reveal", windowReset: "#wl-reset", help: "#help-open" };
+  const named = { accept: "#accept", none: "#none", unsure: "#unsure", undo: "#undo", match: "#match", reveal: "#reveal", clear: "#clear", windowReset: "#wl-reset", help: "#help-open" };
   for (const [action, selector] of Object.entries(named)) nameKey($(selector), $(`${selector} kbd`), action);
   for (const button of $$("#view-buttons button")) {
     const key = document.createElement("kbd");
@@ -728,7 +815,7 @@ function showKeyNames() {
 function wireButtons() {
   const clicks = {
     accept: "accept", none: "none", unsure: "unsure", undo: "undo", redo: "redo", next: "next",
-    prev: "previous", match: "match", reveal: "reveal", "wl-reset": "windowReset",
+    prev: "previous", match: "match", reveal: "reveal", clear: "clear", "wl-reset": "windowReset",
     "zoom-in": "zoomIn", "zoom-out": "zoomOut", "zoom-fit": "zoomFit", "help-open": "help",
   };
   for (const [id, action] of Object.entries(clicks)) {
@@ -749,14 +836,14 @@ function wireButtons() {
     keepDraft();
   });
   $("#goto").addEventListener("change", (event) => {
-    const lr = Number(event.target.value);
+    const id = Number(event.target.value);
     const { first, last } = about.images.lr;
-    if (!Number.isInteger(lr) || lr < first || lr > last) {
+    if (!Number.isInteger(id) || id < first || id > last) {
       say(`This run has LR slices ${first} to ${last}.`, "warn");
       return;
     }
     event.target.blur();
-    open(lr);
+    open(id);
   });
   $("#mix").addEventListener("input", (event) => setMix(event.target.value / 100));
   $("#wl-low").addEventListener("input", (event) => {
@@ -766,6 +853,8 @@ function wireButtons() {
     setWindow(viewer.window.low, Math.max(Number(event.target.value), viewer.window.low + 256));
   });
   $("#help-close").addEventListener("click", () => $("#help").close());
+  $("#clear-accept").addEventListener("click", acceptClear);
+  $("#clear-cancel").addEventListener("click", () => $("#clear-dialog").close());
   $("#help").addEventListener("close", () => {
     keys.capture = null;
     showKeyNames();
@@ -896,13 +985,19 @@ async function begin(name) {
   facts.clear();
   drafts.clear();
   spent.length = 0;
-  for (const [lr, draft] of recall(storageKey("drafts"), [])) drafts.set(lr, draft);
+  left = null;
+  for (const [id, draft] of recall(storageKey("drafts"), [])) drafts.set(id, draft);
   outbox = new Outbox(storageKey("pending"), { saved: onSaved, refused: onRefused, waiting: onWaiting });
   if (outbox.size) await Promise.race([outbox.flush(), new Promise((resolve) => setTimeout(resolve, 1500))]);
   await loadQueue();
+  // Without a queue there are no trials, and a slice is called by its number.
   const start = nextUndecided(null) ?? queue[0] ?? about.images.lr.first;
   await open(start);
-  if (!queue.length) say("The matcher left nothing undecided; any slice can still be looked at.");
+  if (!queue.length) {
+    say(about.adjudicate
+      ? "There is nothing that reviewers disagree on; any slice can still be looked at."
+      : "The matcher left nothing undecided; any slice can still be looked at.");
+  }
 }
 
 async function main() {
@@ -911,6 +1006,9 @@ async function main() {
   for (const [edge, letter] of Object.entries(about.images.directions)) {
     $(`.anatomy[data-edge="${edge}"]`).textContent = letter;
   }
+  $("#goto-row").hidden = about.masked;
+  $("#mode").hidden = !about.masked && !about.adjudicate;
+  $("#mode").textContent = about.adjudicate ? "Adjudication" : "Trials among the items";
   $("#goto").min = about.images.lr.first;
   $("#goto").max = about.images.lr.last;
   $("#wl-low").value = viewer.window.low;

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from srmri_data.errors import UsageError
 from srmri_data.geometry import apply_affine
-from srmri_data.review import ReviewImages, create_app
-from srmri_data.run_folder import Run, open_run
+from srmri_data.review import ReviewImages, SittingConfig, create_app
+from srmri_data.review_merge import export_reviews
+from srmri_data.run_folder import Run, open_run, read_pairs
+from srmri_data.safe_io import read_json
 from srmri_data.slices import IntensityMap
 from srmri_data.store import ReviewStore
 
@@ -70,7 +74,7 @@ def client(make_client) -> TestClient:
 
 def decision(lr_slice: int, **changes) -> dict:
     return {
-        "lr_slice": lr_slice,
+        "item": lr_slice,
         "choice": "none",
         "reviewer": "ann",
         "expected_revision": 0,
@@ -80,7 +84,7 @@ def decision(lr_slice: int, **changes) -> dict:
 
 
 def first_item(client: TestClient, reviewer: str = "ann") -> int:
-    return client.get("/api/queue", params={"reviewer": reviewer}).json()["items"][0]["lr_slice"]
+    return client.get("/api/queue", params={"reviewer": reviewer}).json()["items"][0]["item"]
 
 
 def test_the_token_opens_one_session_once(make_client):
@@ -111,7 +115,7 @@ def test_a_link_on_another_site_leads_in_by_a_page_of_our_own(make_client):
 
 def test_images_are_raw_little_endian_16_bit(client, images):
     n = images.low_range[0]
-    answer = client.get(f"/api/image/lr/{n}")
+    answer = client.get(f"/api/image/lr/{n}?reviewer=ann")
     shape = int(answer.headers["x-rows"]), int(answer.headers["x-cols"])
     pixels = np.frombuffer(answer.content, "<u2").reshape(shape)
     assert shape == images.shape
@@ -185,19 +189,36 @@ def test_candidates_hold_every_pick_in_an_order_of_the_reviewers_own(client, mak
     assert len({tuple(order) for order in orders.values()}) > 1
     assert len({frozenset(order) for order in orders.values()}) == 1
     assert len(set(orders["ann"])) == len(orders["ann"]) <= 9
-    assert set(items["ann"]["votes"].values()) <= set(orders["ann"])
-    labels = {label for c in items["ann"]["candidates"] for label in c["labels"]}
-    assert {"PCA", "SSIM", "geometry"} <= labels
-    open_eyed = make_client(blind=False)
+    open_eyed = make_client(config=SittingConfig(blind=False))
     open_eyed.get(f"/auth?token={TOKEN}")
     shown = open_eyed.get(f"/api/item/{lr_slice}", params={"reviewer": "ann"}).json()
     slices = [candidate["hr_slice"] for candidate in shown["candidates"]]
     assert slices == sorted(orders["ann"])
+    assert set(shown["votes"].values()) <= set(slices)
+    labels = {label for c in shown["candidates"] for label in c["labels"]}
+    assert {"PCA", "SSIM", "geometry"} <= labels
+
+
+def test_a_blind_reviewer_is_told_nothing_before_the_decision(client):
+    number = first_item(client)
+    item = client.get(f"/api/item/{number}", params={"reviewer": "ann"}).json()
+    assert (item["covered"], item["votes"], item["scores"], item["reason"]) == (True, {}, {}, "")
+    assert all(candidate["labels"] == [] for candidate in item["candidates"])
+    queued = [n for n in item["neighbours"] if n["status"] == "review"]
+    assert queued
+    assert all(neighbour["hr_slice"] is None for neighbour in queued)
+    client.post("/api/decision", json=decision(number), headers=FROM_PAGE)
+    told = client.get(f"/api/item/{number}", params={"reviewer": "ann"}).json()
+    assert (told["covered"], set(told["votes"])) == (False, {"pca", "ssim"})
+    assert told["reason"]
+    # Somebody else is as blind as before.
+    other = client.get(f"/api/item/{number}", params={"reviewer": "bob"}).json()
+    assert (other["covered"], other["votes"]) == (True, {})
 
 
 def test_near_empty_slices_come_last(client, store):
     items = client.get("/api/queue", params={"reviewer": "ann"}).json()["items"]
-    empty = [store.items[item["lr_slice"]].empty for item in items]
+    empty = [store.items[item["item"]].empty for item in items]
     assert empty == sorted(empty)
 
 
@@ -215,7 +236,7 @@ def test_decide_retry_conflict_undo_and_redo(client, store):
     assert stale.json()["state"]["mine"] == 20
     queue = client.get("/api/queue", params={"reviewer": "ann"}).json()
     assert queue["undoable"]["id"] == saved.json()["id"]
-    step = {key: sent[key] for key in ("lr_slice", "reviewer")}
+    step = {key: sent[key] for key in ("item", "reviewer")}
     undone = client.post(
         "/api/undo",
         json={
@@ -276,8 +297,8 @@ def test_reviewers_see_their_own_answers_only(client):
         b"{",
         b"\xff",
         b"[" * 30_000,
-        b'{"lr_slice": NaN}',
-        b'{"lr_slice": ' + b"9" * 5000 + b"}",
+        b'{"item": NaN}',
+        b'{"item": ' + b"9" * 5000 + b"}",
     ],
 )
 def test_what_is_not_a_json_object_is_refused(client, body):
@@ -318,7 +339,7 @@ def test_a_bug_is_answered_without_its_traceback(client, images, monkeypatch, ca
         raise RuntimeError("a secret of the inside")
 
     monkeypatch.setattr(images, "low_res", fail)
-    answer = client.get("/api/image/lr/5")
+    answer = client.get(f"/api/image/lr/{first_item(client)}?reviewer=ann")
     assert answer.status_code == 500
     assert set(answer.json()) == {"error", "hint"}
     assert "secret" not in answer.text
@@ -341,3 +362,198 @@ def test_the_page_loads_nothing_but_its_own_files(client):
     for name in ("main.js", "style.css", "icon.svg", "viewer.js"):
         assert client.get(f"/static/{name}").status_code == 200
     assert client.get("/static/app.py").status_code == 404
+
+
+# -- trials, adjudication, what is clear -----------------------------------------------------
+
+
+@pytest.fixture
+def mixed(make_client) -> TestClient:
+    """A page with trials."""
+    client = make_client(config=SittingConfig(catch=0.2, repeat=0.1))
+    client.get(f"/auth?token={TOKEN}")
+    return client
+
+
+def answer_all(client: TestClient, reviewer: str = "ann", choice: object = "unsure") -> None:
+    for item in client.get("/api/queue", params={"reviewer": reviewer}).json()["items"]:
+        sent = decision(item["item"], reviewer=reviewer, choice=choice)
+        assert client.post("/api/decision", json=sent, headers=FROM_PAGE).status_code == 200
+
+
+def test_trials_can_not_be_told_from_other_items(mixed, store):
+    queue = mixed.get("/api/queue", params={"reviewer": "ann"}).json()["items"]
+    queued = [lr for lr, auto in store.items.items() if auto.status == "review"]
+    shown = sum(not store.items[lr].empty for lr in queued)
+    assert len(queue) == len(queued) + -(-shown * 2 // 10) + -(-shown // 10)
+    answers = [
+        mixed.get(f"/api/item/{item['item']}", params={"reviewer": "ann"}).json() for item in queue
+    ]
+    # The same members, nothing uncovered, no word of the slice or the trial.
+    assert len({tuple(answer) for answer in answers}) == 1
+    assert all(answer["covered"] and answer["reason"] == "" for answer in answers)
+    text = json.dumps([queue, answers]) + mixed.get("/api/run").text
+    for word in ("lr_slice", "catch", "repeat", "truth"):
+        assert word not in text
+    assert not {item["item"] for item in queue} & set(store.items)
+    sizes = {
+        len(mixed.get(f"/api/image/lr/{i['item']}", params={"reviewer": "ann"}).content)
+        for i in queue
+    }
+    assert len(sizes) == 1
+    saved = mixed.post("/api/decision", json=decision(queue[0]["item"]), headers=FROM_PAGE).json()
+    assert not {"lr_slice", "trial", "truth"} & set(saved)
+    # Decided, and still covered: the next items would be easier to tell.
+    item = mixed.get(f"/api/item/{queue[0]['item']}", params={"reviewer": "ann"}).json()
+    assert item["covered"]
+    # Another reviewer's numbers are others.
+    other = mixed.get("/api/queue", params={"reviewer": "bob"}).json()["items"]
+    assert not {i["item"] for i in other} & {i["item"] for i in queue}
+    assert mixed.get(f"/api/item/{queued[0]}", params={"reviewer": "ann"}).status_code == 404
+
+
+def test_trials_are_recorded_apart_and_never_merged(mixed, store, run):
+    answer_all(mixed, choice=20)
+    events = list(store.events())
+    trials = [event for event in events if event.trial]
+    assert {event.trial for event in trials} == {"catch", "repeat"}
+    assert all((event.truth is not None) == (event.trial == "catch") for event in trials)
+    queued = {lr for lr, auto in store.items.items() if auto.status == "review"}
+    assert {verdict.lr_slice for verdict in store.merged()} == queued
+    before = read_pairs(run)
+    counts = export_reviews(run)
+    assert (counts["decided"], counts["events"]) == (len(queued), len(events))
+    after = read_pairs(run)
+    untouched = ~after["lr_slice"].isin(queued)
+    assert after[untouched].equals(before[untouched])
+    lines = [json.loads(line) for line in (run / "reviews.jsonl").read_text().splitlines()]
+    assert [line["trial"] for line in lines] == [event.trial for event in events]
+    review = read_json(run / "summary.json")["review"]
+    assert review["seed"] == store.seed
+    (figures,) = review["reviewers"]
+    catches = [event for event in trials if event.trial == "catch"]
+    assert figures["catch_trials"] == len(catches)
+    assert figures["exact"] == sum(event.truth == 20 for event in catches) / len(catches)
+    assert (figures["repeats"], figures["same_again"]) == (len(trials) - len(catches), 1.0)
+
+
+def test_trials_are_told_when_all_is_answered_and_undone_like_the_rest(mixed, store):
+    answer_all(mixed)
+    queue = mixed.get("/api/queue", params={"reviewer": "ann"}).json()
+    reasons = {}
+    for item in queue["items"]:
+        facts = mixed.get(f"/api/item/{item['item']}", params={"reviewer": "ann"}).json()
+        assert not facts["covered"]
+        reasons[item["item"]] = facts["reason"]
+    assert sum("catch trial" in reason for reason in reasons.values()) >= 1
+    assert sum("a repeat" in reason for reason in reasons.values()) >= 1
+    (catch, *_) = (number for number, reason in reasons.items() if "catch trial" in reason)
+    revision = next(i["revision"] for i in queue["items"] if i["item"] == catch)
+    step = {"item": catch, "reviewer": "ann", "expected_revision": revision}
+    undone = mixed.post(
+        "/api/undo", json={**step, "submission_id": str(uuid.uuid4())}, headers=FROM_PAGE
+    ).json()
+    assert (undone["item"], undone["choice"]) == (catch, None)
+    last = list(store.events())[-1]
+    assert (last.trial, last.truth is not None) == ("catch", True)
+    stale = {**step, "expected_revision": revision, "submission_id": str(uuid.uuid4())}
+    refused = mixed.post("/api/undo", json=stale, headers=FROM_PAGE)
+    assert refused.status_code == 409
+    assert refused.json()["state"]["item"] == catch
+    assert "LR" not in refused.json()["error"]
+
+
+def test_answers_to_trials_do_not_disturb_a_review_without_them(mixed, make_client, store):
+    answer_all(mixed)
+    plain = make_client()
+    plain.get(f"/auth?token={TOKEN}")
+    queue = plain.get("/api/queue", params={"reviewer": "ann"}).json()
+    assert {i["item"] for i in queue["items"]} == {
+        lr for lr, auto in store.items.items() if auto.status == "review"
+    }
+    assert all(item["mine"] == "unsure" for item in queue["items"])
+    assert queue["undoable"]["item"] in store.items
+
+
+def test_a_catch_trial_shows_its_place_as_the_low_res_scan_would(images):
+    first, last = images.low_range
+    low = (first + last) // 2
+    high = range(*images.high_range)
+    made = images.simulated(len(high) // 2, seed=1).astype(float)
+    assert made.shape == images.shape
+    errors = [
+        np.abs(made - images.high_res(n, matched=True)).mean()
+        for n in range(len(high) // 2 - 4, len(high) // 2 + 5)
+    ]
+    assert int(np.argmin(errors)) == 4
+    # As bright, as noisy and as sharp as an LR slice; HR is sharper.
+    real = images.low_res(low).astype(float)
+    assert made.mean() == pytest.approx(real.mean(), rel=0.2)
+
+    def sharpness(image):
+        return np.abs(np.diff(image, axis=1)).mean() / image.std()
+
+    native = images.high_res(len(high) // 2, matched=False).astype(float)
+    assert sharpness(made) == pytest.approx(sharpness(real), rel=0.25)
+    assert sharpness(native) > 1.2 * sharpness(made)
+    assert not np.array_equal(made, images.simulated(len(high) // 2, seed=2))
+    np.testing.assert_array_equal(made, images.simulated(len(high) // 2, seed=1))
+
+
+def test_disagreements_are_put_to_an_adjudicator(make_client, store):
+    plain = make_client()
+    plain.get(f"/auth?token={TOKEN}")
+    one, two, three = [
+        item["item"]
+        for item in plain.get("/api/queue", params={"reviewer": "ann"}).json()["items"][:3]
+    ]
+    for reviewer, number, choice in (
+        ("ann", one, 20), ("bob", one, 21), ("ann", two, 20), ("bob", two, 20),
+        ("ann", three, "none"), ("bob", three, 22), ("ann", 99, 20),
+    ):  # fmt: skip
+        sent = decision(number, reviewer=reviewer, choice=choice)
+        plain.post("/api/decision", json=sent, headers=FROM_PAGE)
+    judge = make_client(config=SittingConfig(adjudicate=True))
+    judge.get(f"/auth?token={TOKEN}")
+    for reviewer in ("pi", "ann"):
+        queue = judge.get("/api/queue", params={"reviewer": reviewer}).json()["items"]
+        assert {item["item"] for item in queue} == {one, three}
+        # Having reviewed is not having settled.
+        assert all(item["mine"] is None for item in queue)
+    item = judge.get(f"/api/item/{one}", params={"reviewer": "pi"}).json()
+    assert {20, 21} <= {candidate["hr_slice"] for candidate in item["candidates"]}
+    # Who said what stays covered until it is settled.
+    assert "ann" not in json.dumps(item)
+    assert judge.get("/api/clear", params={"reviewer": "pi"}).json() == {"items": []}
+    sent = decision(one, reviewer="pi", choice=21)
+    assert judge.post("/api/decision", json=sent, headers=FROM_PAGE).json()["adjudicates"]
+    assert {v.lr_slice: v.status for v in store.merged()}[one] == "decided"
+    told = judge.get(f"/api/item/{one}", params={"reviewer": "pi"}).json()
+    assert "ann: HR 20 · bob: HR 21" in told["reason"]
+    labels = {c["hr_slice"]: c["labels"] for c in told["candidates"]}
+    assert "ann" in labels[20]
+    queue = judge.get("/api/queue", params={"reviewer": "pi"}).json()["items"]
+    assert {i["item"]: i["mine"] for i in queue} == {one: 21, three: None}
+
+
+def test_what_is_clear_is_listed_once_asked_for(client, store, monkeypatch):
+    (first, *_) = [lr for lr, auto in store.items.items() if auto.status == "review"]
+    auto = store.items[first]
+    clear = replace(auto, votes={"pca": 30, "ssim": 31}, geometry=30.3, empty=False)
+    monkeypatch.setitem(store.items, first, clear)
+    (listed,) = client.get("/api/clear", params={"reviewer": "ann"}).json()["items"]
+    assert (listed["item"], listed["choice"], listed["revision"]) == (first, 30, 0)
+    sent = decision(first, choice=30, views=["bulk"])
+    client.post("/api/decision", json=sent, headers=FROM_PAGE)
+    assert client.get("/api/clear", params={"reviewer": "ann"}).json() == {"items": []}
+    assert len(client.get("/api/clear", params={"reviewer": "bob"}).json()["items"]) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"catch": 1.5}, {"repeat": -0.1}, {"catch": 0.1, "blind": False},
+     {"repeat": 0.1, "adjudicate": True}],
+)  # fmt: skip
+def test_ways_to_review_that_make_no_sense_are_refused(options):
+    with pytest.raises(UsageError):
+        SittingConfig(**options)

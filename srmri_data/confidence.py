@@ -76,7 +76,7 @@ def confidence_features(
     )
 
 
-def confidence(features: Float64[np.ndarray, "... feature"]) -> Float64[np.ndarray, "..."]:
+def confidence(features: Float64[np.ndarray, "*batch feature"]) -> Float64[np.ndarray, "*batch"]:
     """Return the chance that pairs are right within one HR slice.
 
     Parameters

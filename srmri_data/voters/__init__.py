@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from srmri_data.types import DistanceMatrix, HighResStack, LowResStack
+from srmri_data.types import Band, DistanceMatrix, HighResStack, LowResStack
 from srmri_data.voters import lpips, pca, ssim
 from srmri_data.voters.lpips import lpips_distances
 from srmri_data.voters.pca import pca_distances
@@ -36,7 +36,9 @@ Settings: TypeAlias = dict[str, str | int | float | None]
 class Voter(Protocol):
     """What every voter is: a function of two stacks of slices."""
 
-    def __call__(self, low_res: LowResStack, high_res: HighResStack) -> DistanceMatrix:
+    def __call__(
+        self, low_res: LowResStack, high_res: HighResStack, *, band: Band | None = None
+    ) -> DistanceMatrix:
         """Return the distance of every LR slice to every HR slice; smaller is more alike."""
         ...
 
@@ -102,7 +104,7 @@ def voter_settings(
 
     def of_ssim() -> Settings:
         return {
-            "window": "gaussian",
+            "window": ssim.WINDOW,
             "sigma": ssim.SIGMA,
             "taps": ssim.TAPS,
             "k1": ssim.K1,

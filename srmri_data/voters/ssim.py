@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import repeat
+from typing import Final, Literal
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from srmri_data.voters.stacks import Progress, check_stacks, whole_band
 
 K1 = 0.01
 K2 = 0.03
+WINDOW: Final = "gaussian"
+
 SIGMA = 1.5
 """Standard deviation of the Gaussian window in pixels."""
 
@@ -32,6 +35,7 @@ def ssim_distances(
     high_res: HighResStack,
     *,
     band: Band | None = None,
+    window: Literal["gaussian", "uniform"] = WINDOW,
     data_range: float = DATA_RANGE,
     progress: Progress | None = None,
 ) -> DistanceMatrix:
@@ -45,6 +49,8 @@ def ssim_distances(
         HR slices resized to the in-plane size of the LR slices, nominally in [0, 1].
     band : (n_lr, 2) ndarray of int, optional
         Half-open range of candidates to compare each LR slice with; all by default.
+    window : {"gaussian", "uniform"}
+        Weights of the 11 x 11 pixels that are compared at a time.
     data_range : float
         Span L of the intensities in the constants (K L)².
     progress : callable, optional
@@ -64,7 +70,7 @@ def ssim_distances(
 
     Notes
     -----
-    The window is the one of Wang et al.: Gaussian, σ = 1.5, 11 taps, K1 = 0.01, K2 = 0.03,
+    The default window is the one of Wang et al.: Gaussian, σ = 1.5, 11 taps, K1 = 0.01, K2 = 0.03,
     population covariance, averaged over the pixels whose window lies inside the slice. This is
     ``skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False)``. Means and variances are computed once per slice, only the
@@ -84,7 +90,8 @@ def ssim_distances(
 
     from srmri_data.voters.ssim_kernel import local_moments, mean_ssim
 
-    half = np.exp(-0.5 * (np.arange(TAPS // 2 + 1) / SIGMA) ** 2)
+    sigma = SIGMA if window == "gaussian" else np.inf
+    half = np.exp(-0.5 * (np.arange(TAPS // 2 + 1) / sigma) ** 2)
     weights = tuple(float(w) for w in half / (half[0] + 2 * half[1:].sum()))
     low_res, high_res = np.ascontiguousarray(low_res), np.ascontiguousarray(high_res)
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srmri_data.consensus import paper_vote, vote_table
+from srmri_data.confidence import FEATURES, confidence, confidence_features
+from srmri_data.consensus import Evidence, geometry_vote, paper_vote, vote_table
 from srmri_data.errors import InputError, UsageError
 
 CANDIDATES = np.arange(30, 60)
@@ -147,3 +148,147 @@ def test_the_ranks_agree_with_the_vote_also_in_a_tie():
     table = vote_table({"pca": tied}, np.array([0]), np.array([5, 6, 7]))
     assert table["rank"].tolist() == [3, 1, 2]
     assert paper_vote({"pca": tied}, np.array([5, 6, 7]))[0].hr_slice == 6
+
+
+N_ROWS = 8
+ROWS = np.arange(N_ROWS)
+
+
+def evidence(**changes) -> Evidence:
+    """Return a sound registration of slices 34.5, 36.5 …"""
+    place = 34.5 + 2.0 * ROWS
+    facts = {
+        "centre": place,
+        "position": place,
+        "position_error": np.full(N_ROWS, 0.02),
+        "similarity": np.full(N_ROWS, 0.97),
+        "slope": 2.0,
+        "quality": 0.98,
+        "orientation_margin": 0.05,
+    }
+    return Evidence(**(facts | changes))
+
+
+def places(offsets=0.0) -> np.ndarray:
+    """Return distances with their minimum at the registration's place plus an offset."""
+    at = 34.6 + 2.0 * ROWS + np.broadcast_to(offsets, N_ROWS)
+    return np.abs(CANDIDATES - at[:, None]).astype(np.float32)
+
+
+def one_off(row: int, by: float) -> np.ndarray:
+    return places(np.where(row == ROWS, by, 0.0))
+
+
+def test_agreeing_voters_confirm_the_registration_between_slices():
+    decisions = geometry_vote(
+        {"pca": places(), "lpips": places(), "ssim": places()}, CANDIDATES, evidence()
+    )
+    assert {d.status for d in decisions} == {"auto"}
+    assert [d.hr_position for d in decisions] == (34.5 + 2.0 * ROWS).tolist()
+    assert decisions[0].reason == "PCA, LPIPS and SSIM agree with the registration"
+    assert {d.n_votes for d in decisions} == {3}
+
+
+def test_one_dissenter_is_named_and_two_send_the_slice_to_review():
+    votes = {"pca": one_off(3, 5), "lpips": places(), "ssim": places()}
+    decision = geometry_vote(votes, CANDIDATES, evidence())[3]
+    assert decision.status == "auto"
+    assert decision.reason == "LPIPS and SSIM agree with the registration; PCA says 46"
+    votes["lpips"] = one_off(3, 4)
+    decisions = geometry_vote(votes, CANDIDATES, evidence())
+    assert [d.status for d in decisions] == ["review" if row == 3 else "auto" for row in ROWS]
+    assert decisions[3].hr_position == 40.5
+    assert decisions[3].reason.startswith("only SSIM agrees with the registration at 40.5 (PCA 46")
+
+
+@pytest.mark.parametrize(("tolerance", "status"), [(0.5, "review"), (1.0, "review"), (2.0, "auto")])
+def test_the_tolerance_is_in_slices(tolerance, status):
+    # Votes 36 where the registration says 34.5: a slice and a half.
+    votes = {"pca": one_off(0, 1.5), "ssim": one_off(0, 1.5)}
+    decision = geometry_vote(votes, CANDIDATES, evidence(), tolerance=tolerance)[0]
+    assert decision.status == status
+
+
+def test_a_tilted_plane_reports_votes_where_the_position_is():
+    tilted = evidence(position=evidence().centre + 3.2)
+    decision = geometry_vote({"pca": places(), "ssim": places()}, CANDIDATES, tilted)[2]
+    assert decision.status == "auto"
+    assert decision.hr_position == pytest.approx(41.7)
+    assert all(abs(vote - decision.hr_position) <= 1 for vote in decision.votes.values())
+
+
+def test_an_objection_to_the_registration_queues_everything():
+    objected = evidence(objections=("LR is mirrored",))
+    decisions = geometry_vote({"pca": places(), "ssim": places()}, CANDIDATES, objected)
+    assert {d.status for d in decisions} == {"review"}
+    assert {d.reason for d in decisions} == {"LR is mirrored"}
+
+
+def test_an_uncertain_registration_is_not_accepted():
+    unsure = evidence(position_error=np.where(ROWS == 1, 1.4, 0.02))
+    decisions = geometry_vote({"pca": places(), "ssim": places()}, CANDIDATES, unsure)
+    assert [d.status for d in decisions].count("review") == 1
+    assert "uncertain by 1.4 slices" in decisions[1].reason
+
+
+def test_a_slice_outside_the_candidates_is_queued_with_the_reason():
+    votes = places()
+    votes[0] = np.nan
+    decision = geometry_vote({"pca": votes, "ssim": votes}, CANDIDATES, evidence())[0]
+    assert decision.status == "review"
+    assert "outside the HR slices compared" in decision.reason
+    assert decision.votes == {}
+
+
+def test_a_slice_that_nothing_resembles_is_off_the_path():
+    flat = places()
+    # All candidates alike but for one far away: the vote there is no majority for the place.
+    flat[4] = 1.0
+    flat[4, 0] = 0.9
+    decision = geometry_vote({"pca": flat, "ssim": flat}, CANDIDATES, evidence())[4]
+    assert decision.status == "review"
+
+
+def test_banded_distances_leave_no_votes_where_nothing_was_compared():
+    distances = places()
+    distances[:, 10:] = np.where(np.abs(distances[:, 10:]) > 6, np.nan, distances[:, 10:])
+    table = vote_table({"ssim": distances}, ROWS, CANDIDATES)
+    assert len(table["distance"]) == np.isfinite(distances).sum()
+    first = table["lr_slice"] == 0
+    assert sorted(table["rank"][first]) == list(range(1, first.sum() + 1))
+
+
+def test_infinite_distances_are_refused():
+    bad = places()
+    bad[2, 3] = np.inf
+    with pytest.raises(InputError, match="LR row 2"):
+        geometry_vote({"pca": bad}, CANDIDATES, evidence())
+    with pytest.raises(UsageError, match="tolerance"):
+        geometry_vote({"pca": places()}, CANDIDATES, evidence(), tolerance=-1)
+
+
+GOOD = {
+    "agreeing": 1.0, "nearest": 0.3, "on_path": True, "similarity": 0.97, "quality": 0.98,
+    "orientation_margin": 0.1, "position_error": 0.02,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"agreeing": 0.0, "nearest": 3.0},
+        {"on_path": False, "agreeing": 1 / 3},
+        {"quality": 0.6},
+        {"orientation_margin": -0.1},
+    ],
+)
+def test_confidence_falls_with_what_speaks_against_a_pair(worse):
+    good = confidence(confidence_features(**GOOD))
+    assert 0.95 < good <= 1
+    assert confidence(confidence_features(**(GOOD | worse))) < good - 0.3
+
+
+def test_an_unknown_similarity_counts_as_none():
+    features = confidence_features(**(GOOD | {"similarity": float("nan")}))
+    assert features.shape == (len(FEATURES),)
+    assert np.isfinite(features).all()

@@ -9,9 +9,11 @@ from srmri_data.errors import UsageError
 from srmri_data.voters.ssim import ssim_distances
 
 
-def reference(low_res, high_res, data_range=1.0):
+def reference(low_res, high_res, data_range=1.0, window="gaussian"):
     """Return 1 − SSIM pair by pair, by scikit-image in double precision."""
     from skimage.metrics import structural_similarity
+
+    weights = {"gaussian_weights": True, "sigma": 1.5} if window == "gaussian" else {"win_size": 11}
 
     return np.array(
         [
@@ -20,8 +22,7 @@ def reference(low_res, high_res, data_range=1.0):
                 - structural_similarity(
                     a.astype(np.float64),
                     b.astype(np.float64),
-                    gaussian_weights=True,
-                    sigma=1.5,
+                    **weights,
                     use_sample_covariance=False,
                     data_range=data_range,
                 )
@@ -39,16 +40,17 @@ def reference(low_res, high_res, data_range=1.0):
     offset=st.floats(0, 1),
     contrast=st.sampled_from([0.0, 1e-3, 0.1, 1.0]),
     data_range=st.sampled_from([1.0, 0.3, 255.0]),
+    window=st.sampled_from(["gaussian", "uniform"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_equal_to_scikit_image(seed, rows, cols, offset, contrast, data_range):
+def test_equal_to_scikit_image(seed, rows, cols, offset, contrast, data_range, window):
     generator = np.random.default_rng(seed)
     low_res = generator.random((2, rows, cols), dtype=np.float32)
     high_res = (offset + contrast * (low_res[:1] - 0.5)).astype(np.float32)
     high_res = np.concatenate([high_res, generator.random((1, rows, cols), dtype=np.float32)])
     np.testing.assert_allclose(
-        ssim_distances(low_res, high_res, data_range=data_range),
-        reference(low_res, high_res, data_range),
+        ssim_distances(low_res, high_res, data_range=data_range, window=window),
+        reference(low_res, high_res, data_range, window),
         atol=2e-6,
     )
 

@@ -108,3 +108,20 @@ def test_importing_the_voters_imports_nothing_heavy():
     code = f"import sys, srmri_data.voters; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_band_is_a_part_of_the_whole_matrix(voter, smooth_slices):
+    low_res, high_res = smooth_slices(5, SHAPE), smooth_slices(9, SHAPE, seed=1)
+    # Not steady, one empty, one whole: what was dropped must come back.
+    band = np.array([[0, 4], [3, 7], [2, 2], [1, 5], [0, 9]])
+    whole, banded = voter(low_res, high_res), voter(low_res, high_res, band=band)
+    columns = np.arange(9)
+    inside = (columns >= band[:, :1]) & (columns < band[:, 1:])
+    np.testing.assert_allclose(banded[inside], whole[inside], atol=2e-6)
+    assert np.isnan(banded[~inside]).all()
+
+
+@pytest.mark.parametrize("band", [np.array([[0, 4]]), np.array([[0, 4], [0, 10]])])
+def test_a_band_that_does_not_fit_is_refused(voter, smooth_slices, band):
+    with pytest.raises(InputError, match="band"):
+        voter(smooth_slices(2, SHAPE), smooth_slices(9, SHAPE), band=band)

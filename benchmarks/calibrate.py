@@ -37,13 +37,13 @@ def slices_of(results: list[dict[str, Any]]) -> tuple[Floats, Floats]:
 
 
 def probability(features: Floats, intercept: float, weights: Floats) -> Floats:
-    """The logistic model."""
+    """Evaluate the logistic model."""
     found: Floats = 1 / (1 + np.exp(-(intercept + features @ weights)))
     return found
 
 
 def reliability(confidence: Floats, right: Floats) -> tuple[float, list[tuple[float, float, int]]]:
-    """Expected calibration error, and (confidence, share right, number) per bin."""
+    """Return the expected calibration error and (confidence, share right, number) per bin."""
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     rows = [
         (

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -167,6 +167,7 @@ class Check:
     text: str
 
 
+@runtime_checkable
 class Placed(Protocol):
     """What has a place in the world: a `Volume`, or a header without voxels."""
 

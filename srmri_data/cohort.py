@@ -410,8 +410,9 @@ def run_cohort(
         command=command,
         clock=clock,
     )
-    # From the start, so that the state can be asked for while it runs.
-    write_cohort(cohort, out)
+    if tasks:
+        # From the start, so that the state can be asked for while it runs.
+        write_cohort(cohort, out)
     try:
         if cluster is None:
             run_tasks(tasks, workers=workers, threads=threads, progress=progress, clock=clock)

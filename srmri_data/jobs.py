@@ -359,7 +359,7 @@ def pair_unit(task: Task, *, clock: Clock = time.time) -> State:
             finally:
                 if status["inputs"] is None:
                     status["inputs"] = _listed_inputs(task)
-                status["inputs_sha256"] = _sha256(status["inputs"]["files"])
+                status["inputs_sha256"] = _inputs_sha256(status["inputs"])
                 status["timings"] = watch.timings()
                 status["peak_memory_mb"] = _peak_memory_mb()
                 status["finished"] = _iso(clock())
@@ -488,10 +488,10 @@ def record_loss(
         Seconds since the epoch.
     """
     earlier = read_status(task.folder)
-    status = earlier or _new_status(task, None, clock)
+    status: dict[str, Any] = earlier or _new_status(task, None, clock)
     if status["inputs"] is None:
         status["inputs"] = _listed_inputs(task)
-        status["inputs_sha256"] = _sha256(status["inputs"]["files"])
+        status["inputs_sha256"] = _inputs_sha256(status["inputs"])
     status |= {
         "state": "failed",
         "finished": _iso(clock()),
@@ -559,6 +559,16 @@ def _relative(path: Path, folder: Path) -> str:
 def _sha256(document: Any) -> str:
     text = json.dumps(document, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _inputs_sha256(inputs: Mapping[str, Any]) -> str:
+    """Stand for the content of the inputs, or for their list where they could not be read."""
+    return _sha256(
+        [
+            [facts["role"], facts["path"], facts["bytes"], facts["sha256"] or facts["mtime_ns"]]
+            for facts in inputs["files"]
+        ]
+    )
 
 
 def _hashed_inputs(

@@ -49,6 +49,10 @@ class Described(Protocol):
     def digits(self) -> int:
         """Digits behind the point."""
 
+    @property
+    def least(self) -> float:
+        """Smallest difference worth seeing, as stored."""
+
 
 def write_cohort_page(
     out: Path, document: Mapping[str, Any], figures: Mapping[str, Described]
@@ -181,7 +185,8 @@ def _draw_strip(
         ms=7.5, mew=0,
     )  # fmt: skip
     lowest, highest = float(values.min()), float(values.max())
-    room = 0.08 * (highest - lowest) or max(abs(middle) * 0.1, 0.1)
+    # Differences too small to matter are not blown up.
+    room = max(0.08 * (highest - lowest), shown.least * shown.scale)
     axes.set_xlim(lowest - room, highest + room)
     axes.set_ylim(-1.0, 1.15)
     far = sorted(np.flatnonzero(outlying), key=lambda i: -abs(values[i] - middle))

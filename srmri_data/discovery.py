@@ -278,7 +278,8 @@ def _problem(
         text = "no two comparable scans of different resolution among"
         return Problem(where, "\n".join([text, *_listing(items)]))
     pairs = list(itertools.product(roles.lows, roles.highs))
-    text = f"{len(roles.lows)} scans could be LR and {len(roles.highs)} HR"
+    plural = "s" if len(roles.lows) > 1 else ""
+    text = f"{len(roles.lows)} scan{plural} could be LR and {len(roles.highs)} HR"
     if len(pairs) > MAX_CANDIDATES:
         text += f"; the first {MAX_CANDIDATES} of {len(pairs)} pairs are listed"
     candidates = tuple(

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from srmri_data.errors import (
     ChecksumError,
@@ -343,7 +343,7 @@ def pair_unit(task: Task, *, clock: Clock = time.time) -> State:
             return state_of(task.folder)
         status = _new_status(task, earlier, clock)
         write_json(task.folder / STATUS_FILE, status)
-        with _logged(task.folder / LOG_FILE):
+        with _logged(task.folder / LOG_FILE) as log:
             _reset_peak_memory()
             watch = _Stopwatch(clock)
             try:
@@ -353,7 +353,7 @@ def pair_unit(task: Task, *, clock: Clock = time.time) -> State:
                 status["state"] = "interrupted"
                 raise
             except Exception as error:
-                traceback.print_exc()
+                log.write(traceback.format_exc().encode(errors="replace"))
                 status["state"] = "failed"
                 status["error"] = _error_json(error)
             finally:
@@ -489,10 +489,10 @@ def record_loss(
     """
     earlier = read_status(task.folder)
     status: dict[str, Any] = earlier or _new_status(task, None, clock)
-    if status["inputs"] is None:
-        status["inputs"] = _listed_inputs(task)
-        status["inputs_sha256"] = _inputs_sha256(status["inputs"])
+    inputs = status["inputs"] or _listed_inputs(task)
     status |= {
+        "inputs": inputs,
+        "inputs_sha256": _inputs_sha256(inputs),
         "state": "failed",
         "finished": _iso(clock()),
         "run": None,
@@ -713,7 +713,7 @@ def _is_locked(folder: Path) -> bool:
 
 
 @contextmanager
-def _logged(path: Path) -> Iterator[None]:
+def _logged(path: Path) -> Iterator[IO[bytes]]:
     """Send what this process and its libraries print into a file, also a crash's last words."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -725,7 +725,7 @@ def _logged(path: Path) -> Iterator[None]:
         os.dup2(log.fileno(), 2)
         faulthandler.enable(log)
         try:
-            yield
+            yield log
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

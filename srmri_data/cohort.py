@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from srmri_data.jobs import (
 )
 from srmri_data.mapping import CohortMap, Problem, Unit, mapping_text, write_mapping
 from srmri_data.planning import VOTER_NAMES, PairingConfig, ScanRequest, find_scans, plan_pairing
+from srmri_data.reports.cohort import KeyFigure, write_cohort_page
 from srmri_data.run_folder import open_run, read_pairs
 from srmri_data.safe_io import read_bounded, read_json, write_json, write_text
 
@@ -43,29 +44,6 @@ OUTLIER_Z = 3.5
 """Modified z-score beyond which a value is an outlier (Iglewicz and Hoaglin 1993)."""
 MIN_FOR_OUTLIERS = 5
 """Fewer values than this say nothing about what is usual."""
-
-
-class KeyFigure(NamedTuple):
-    """One number that is compared between subjects.
-
-    Attributes
-    ----------
-    label, unit : str
-        For people.
-    scale : float
-        Factor from the value in ``cohort.tsv`` to `unit`.
-    digits : int
-        Digits behind the point.
-    least : float
-        Smallest deviation from the median that is worth a mark, in the units of
-        ``cohort.tsv``.
-    """
-
-    label: str
-    unit: str
-    scale: float
-    digits: int
-    least: float
 
 
 KEY_FIGURES: Mapping[str, KeyFigure] = {
@@ -172,8 +150,6 @@ def write_cohort(cohort: CohortMap, out: Path) -> dict[str, Any]:
     dict
         ``cohort.json``.
     """
-    from srmri_data.reports.cohort import write_cohort_page
-
     out.mkdir(parents=True, exist_ok=True)
     with open(out / ".lock", "wb") as lock:
         # Shards end at about the same time: who writes last has read what all others did.

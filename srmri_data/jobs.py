@@ -54,7 +54,8 @@ _LOCK_WAIT_SECONDS = 0.1
 # A file written in the same instant as it was hashed could change without a new time stamp.
 _RACY_NS = 2_000_000_000
 _MAX_LISTED = 20_000
-_LOG_TAIL_LINES = 12
+_LAST_LINES = 24
+_CRASH = "Fatal Python error"
 
 
 @dataclass(frozen=True)
@@ -500,7 +501,7 @@ def record_loss(
             "type": kind,
             "message": message,
             "hint": hint,
-            "traceback": _log_tail(task.folder / LOG_FILE),
+            "traceback": _last_words(task.folder / LOG_FILE),
         },
     }
     write_json(task.folder / STATUS_FILE, status)
@@ -737,12 +738,15 @@ def _logged(path: Path) -> Iterator[IO[bytes]]:
                 os.close(copy)
 
 
-def _log_tail(path: Path) -> str | None:
+def _last_words(path: Path) -> str | None:
+    """Return the end of a log, from where a crash begins if there was one."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    return "\n".join(lines[-_LOG_TAIL_LINES:])
+    crashes = [number for number, line in enumerate(lines) if line.startswith(_CRASH)]
+    start = crashes[-1] if crashes else -_LAST_LINES
+    return "\n".join(lines[start:][:_LAST_LINES])
 
 
 def _reset_peak_memory() -> None:

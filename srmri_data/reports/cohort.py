@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,32 +30,31 @@ _WORDS = {
 }
 
 
-class Described(Protocol):
-    """How a key figure is shown; see `srmri_data.cohort.KeyFigure`."""
+class KeyFigure(NamedTuple):
+    """One number that is compared between subjects.
 
-    @property
-    def label(self) -> str:
-        """Name for people."""
+    Attributes
+    ----------
+    label, unit : str
+        For people.
+    scale : float
+        Factor from the value in ``cohort.tsv`` to `unit`.
+    digits : int
+        Digits behind the point.
+    least : float
+        Smallest deviation from the median that is worth a mark, in the units of
+        ``cohort.tsv``.
+    """
 
-    @property
-    def unit(self) -> str:
-        """Unit for people."""
-
-    @property
-    def scale(self) -> float:
-        """Factor from the stored value to the unit."""
-
-    @property
-    def digits(self) -> int:
-        """Digits behind the point."""
-
-    @property
-    def least(self) -> float:
-        """Smallest difference worth seeing, as stored."""
+    label: str
+    unit: str
+    scale: float
+    digits: int
+    least: float
 
 
 def write_cohort_page(
-    out: Path, document: Mapping[str, Any], figures: Mapping[str, Described]
+    out: Path, document: Mapping[str, Any], figures: Mapping[str, KeyFigure]
 ) -> Path:
     """Write ``index.html`` of a cohort.
 
@@ -107,7 +106,7 @@ def write_cohort_page(
     return out / "index.html"
 
 
-def strips(units: Sequence[Mapping[str, Any]], figures: Mapping[str, Described]) -> Chart | None:
+def strips(units: Sequence[Mapping[str, Any]], figures: Mapping[str, KeyFigure]) -> Chart | None:
     """Draw every key figure of all units side by side.
 
     Parameters
@@ -141,7 +140,7 @@ def strips(units: Sequence[Mapping[str, Any]], figures: Mapping[str, Described])
 
 def _draw_strips(
     units: Sequence[Mapping[str, Any]],
-    figures: Mapping[str, Described],
+    figures: Mapping[str, KeyFigure],
     palette: Palette,
     width: int,
 ) -> Figure:
@@ -166,7 +165,7 @@ def _draw_strip(
     axes: Axes,
     units: Sequence[Mapping[str, Any]],
     name: str,
-    shown: Described,
+    shown: KeyFigure,
     palette: Palette,
 ) -> None:
     rows = [row for row in units if row[name] is not None]
@@ -207,7 +206,7 @@ def _draw_strip(
 
 
 def _table_row(
-    row: Mapping[str, Any], names: Sequence[str], figures: Mapping[str, Described]
+    row: Mapping[str, Any], names: Sequence[str], figures: Mapping[str, KeyFigure]
 ) -> dict[str, Any]:
     cells = []
     for name in names:
@@ -219,7 +218,7 @@ def _table_row(
     return {**row, "cells": cells}
 
 
-def _outlier(row: Mapping[str, Any], figures: Mapping[str, Described]) -> dict[str, Any]:
+def _outlier(row: Mapping[str, Any], figures: Mapping[str, KeyFigure]) -> dict[str, Any]:
     facts = []
     for name in row["outlier_in"]:
         shown = figures[name]

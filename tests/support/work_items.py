@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def threads(_: Any) -> dict[str, int]:
     """Ask every numerical library how many threads it would use."""
     import numba
     import numpy as np
-    import SimpleITK as sitk
+    import SimpleITK
     import torch
     from threadpoolctl import threadpool_info
 
@@ -45,6 +44,6 @@ def threads(_: Any) -> dict[str, int]:
     return {
         "numba": numba.get_num_threads(),
         "torch": torch.get_num_threads(),
-        "ITK": sitk.ProcessObject.GetGlobalDefaultNumberOfThreads(),
+        "ITK": SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads(),
         **{info["prefix"] + info["filepath"]: info["num_threads"] for info in threadpool_info()},
     }

@@ -139,11 +139,11 @@ def test_no_submitit_is_a_clear_error(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
+def slurm():
     """Environment of a running SLURM."""
     if reason := slurm_cluster.missing():
         pytest.skip(reason)
-    with slurm_cluster.running(tmp_path_factory.mktemp("slurm")) as environment:
+    with slurm_cluster.running() as environment:
         yield environment
 
 

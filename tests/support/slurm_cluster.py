@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,11 +78,19 @@ def missing() -> str:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[dict[str, str]]:
-    """Start munged, slurmctld and slurmd below `folder`; yields the environment to use."""
+def running() -> Iterator[dict[str, str]]:
+    """Start munged, slurmctld and slurmd; yields the environment to use."""
+    with tempfile.TemporaryDirectory(prefix="srmri-slurm-") as name:
+        # munge wants everybody to be able to reach its socket; pytest's folders are private.
+        Path(name).chmod(0o755)
+        with _daemons(Path(name)) as environment:
+            yield environment
+
+
+@contextmanager
+def _daemons(folder: Path) -> Iterator[dict[str, str]]:
     for name in ("munge", "ctld", "slurmd", "log", "bin"):
         (folder / name).mkdir(parents=True)
-    (folder / "munge").chmod(0o700)
     key = folder / "munge" / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)

@@ -25,7 +25,7 @@ from srmri_data.mapping import Unit
 from srmri_data.planning import PairingConfig, ScanRequest
 
 PROJECT = Path(__file__).resolve().parents[2]
-FAST = ["--voters", "ssim", "--trim", "0", "-q", "--json"]
+FAST = ["--method", "paper", "--voters", "ssim", "--trim", "0", "-q", "--json"]
 
 pytest.importorskip("submitit", reason="the slurm extra is not installed")
 

@@ -34,7 +34,7 @@ from srmri_data.run_folder import open_run
 from srmri_data.slices import Trim
 
 PROJECT = Path(__file__).resolve().parents[2]
-FAST = ["--voters", "ssim", "--trim", "0", "-q"]
+FAST = ["--method", "paper", "--voters", "ssim", "--trim", "0", "-q"]
 
 
 def pair_all(*arguments, code=0):
@@ -283,6 +283,11 @@ def test_from_a_tree_to_a_report(done):
         assert (run.path / "index.html").is_file()
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "3 of 3 subjects paired" in page
+    # The same scans three times: which process paired them, and what before, changes nothing.
+    decisions = {
+        open_run(out / row["run"]).summary["decisions_sha256"] for row in document["units"]
+    }
+    assert len(decisions) == 1
 
 
 def test_the_second_time_nothing_is_done(done):

@@ -22,7 +22,7 @@ from srmri_data.run_folder import open_run, read_pairs
 from srmri_data.slices import Trim
 from srmri_data.workers import Ended
 
-CONFIG = PairingConfig(voters=("ssim",), trim=Trim(0, "slices"))
+CONFIG = PairingConfig(method="paper", voters=("ssim",), trim=Trim(0, "slices"))
 
 
 @given(st.integers(1, 12), st.lists(st.integers(), max_size=40))

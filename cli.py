@@ -6,15 +6,17 @@ imported inside the commands, so that ``srmri --help`` answers at once.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -22,6 +24,7 @@ from typer.core import TyperGroup
 
 from srmri_data.choices import (
     Acquisition,
+    Engine,
     Grid,
     Method,
     OutputFormat,
@@ -33,7 +36,8 @@ from srmri_data.choices import (
 from srmri_data.errors import ExitCode, SrmriError, UsageError
 
 if TYPE_CHECKING:
-    from srmri_data.planning import PairingPlan, ScanRequest
+    from srmri_data.mapping import Problem
+    from srmri_data.planning import PairingConfig, PairingPlan, ScanRequest
 
 EXIT_CODES = (
     "Exit codes: 0 done · 1 bug · 2 usage · 3 bad input · 4 some subjects failed · "
@@ -253,27 +257,7 @@ def _frame_option(role: str) -> Any:
     )
 
 
-@app.command(
-    epilog="Examples: srmri pair --lr STUDY/7 --hr STUDY/8 · "
-    "srmri pair --study STUDY --plane acquired · "
-    "srmri pair --lr lr.nii.gz --hr hr.nii.gz --trim 0 --json"
-)
-def pair(
-    lr: Annotated[
-        Path | None,
-        typer.Option(help="LR scan: study, scan, pdata/N, zip or image file."),
-    ] = None,
-    hr: Annotated[
-        Path | None,
-        typer.Option(help="HR scan: study, scan, pdata/N, zip or image file."),
-    ] = None,
-    study: Annotated[
-        Path | None,
-        typer.Option(help="One study that holds both; the roles are proposed."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: pairing_reports/NAME.")
-    ] = None,
+def _pairing_config(
     plane: Annotated[
         Plane,
         typer.Option(help="Plane of the slices; 'acquired' is the stored slice axis."),
@@ -328,20 +312,6 @@ def pair(
             rich_help_panel="Method geometry",
         ),
     ] = "",
-    truth: Annotated[
-        Path | None, typer.Option(help="truth.json of a simulated LR scan: adds accuracy.")
-    ] = None,
-    lr_scan: Annotated[int | None, _scan_option("lr", "scan")] = None,
-    lr_reco: Annotated[int | None, _scan_option("lr", "reco")] = None,
-    lr_package: Annotated[int | None, _scan_option("lr", "package")] = None,
-    lr_frame: Annotated[list[str] | None, _frame_option("lr")] = None,
-    hr_scan: Annotated[int | None, _scan_option("hr", "scan")] = None,
-    hr_reco: Annotated[int | None, _scan_option("hr", "reco")] = None,
-    hr_package: Annotated[int | None, _scan_option("hr", "package")] = None,
-    hr_frame: Annotated[list[str] | None, _frame_option("hr")] = None,
-    subject_type: Type = None,
-    lr_subject_position: Position = None,
-    hr_subject_position: Position = None,
     allow_subject_mismatch: Annotated[
         bool,
         typer.Option(
@@ -365,6 +335,94 @@ def pair(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the search, and of the report's random pairs.")] = 0,
+) -> PairingConfig:
+    """Read the options that decide how two volumes are paired."""
+    from srmri_data.planning import PairingConfig
+    from srmri_data.slices import Trim
+
+    return PairingConfig(
+        method=method,
+        plane=plane,
+        trim=Trim.parse(trim),
+        voters=tuple(name.strip().lower() for name in voters.split(",")),
+        pca_components=pca_components,
+        lpips_trunk=lpips_trunk,
+        allow_subject_mismatch=allow_subject_mismatch,
+        tolerance=tolerance,
+        window_mm=window,
+        metric=metric,
+        n_starts=starts,
+        skip=tuple(name.strip() for name in skip.split(",") if name.strip()),
+        seed=seed,
+    )
+
+
+def _with_pairing_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `_pairing_config` in place of its parameter `config`."""
+
+    def parameters(function: Callable[..., Any]) -> list[Parameter]:
+        # Only the annotations that become options have to exist at run time.
+        hints = get_type_hints(function, localns={"PairingConfig": object}, include_extras=True)
+        return [
+            parameter.replace(annotation=hints[name])
+            for name, parameter in signature(function).parameters.items()
+        ]
+
+    shared = parameters(_pairing_config)
+    names = {parameter.name for parameter in shared}
+
+    @functools.wraps(command)
+    def with_config(**values: Any) -> None:
+        config = _pairing_config(**{name: values.pop(name) for name in names})
+        command(config=config, **values)
+
+    merged: list[Parameter] = []
+    for parameter in parameters(command):
+        merged += shared if parameter.name == "config" else [parameter]
+    merged = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in merged]
+    with_config.__signature__ = Signature(merged)  # type: ignore[attr-defined]
+    with_config.__annotations__ = {parameter.name: parameter.annotation for parameter in merged}
+    return with_config
+
+
+@app.command(
+    epilog="Examples: srmri pair --lr STUDY/7 --hr STUDY/8 · "
+    "srmri pair --study STUDY --plane acquired · "
+    "srmri pair --lr lr.nii.gz --hr hr.nii.gz --trim 0 --json"
+)
+@_with_pairing_options
+def pair(
+    *,
+    lr: Annotated[
+        Path | None,
+        typer.Option(help="LR scan: study, scan, pdata/N, zip or image file."),
+    ] = None,
+    hr: Annotated[
+        Path | None,
+        typer.Option(help="HR scan: study, scan, pdata/N, zip or image file."),
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(help="One study that holds both; the roles are proposed."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: pairing_reports/NAME.")
+    ] = None,
+    config: PairingConfig,
+    truth: Annotated[
+        Path | None, typer.Option(help="truth.json of a simulated LR scan: adds accuracy.")
+    ] = None,
+    lr_scan: Annotated[int | None, _scan_option("lr", "scan")] = None,
+    lr_reco: Annotated[int | None, _scan_option("lr", "reco")] = None,
+    lr_package: Annotated[int | None, _scan_option("lr", "package")] = None,
+    lr_frame: Annotated[list[str] | None, _frame_option("lr")] = None,
+    hr_scan: Annotated[int | None, _scan_option("hr", "scan")] = None,
+    hr_reco: Annotated[int | None, _scan_option("hr", "reco")] = None,
+    hr_package: Annotated[int | None, _scan_option("hr", "package")] = None,
+    hr_frame: Annotated[list[str] | None, _frame_option("hr")] = None,
+    subject_type: Type = None,
+    lr_subject_position: Position = None,
+    hr_subject_position: Position = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, write nothing.")
     ] = False,
@@ -380,24 +438,8 @@ def pair(
     Writes a run folder: pairs.csv and .parquet, votes, HR resliced on LR's planes, provenance,
     and a report, index.html. Pairs the voters disagree on are queued for review.
     """
-    from srmri_data.planning import PairingConfig, ScanRequest, find_scans, plan_pairing
-    from srmri_data.slices import Trim
+    from srmri_data.planning import ScanRequest, find_scans, plan_pairing
 
-    config = PairingConfig(
-        method=method,
-        plane=plane,
-        trim=Trim.parse(trim),
-        voters=tuple(name.strip().lower() for name in voters.split(",")),
-        pca_components=pca_components,
-        lpips_trunk=lpips_trunk,
-        allow_subject_mismatch=allow_subject_mismatch,
-        tolerance=tolerance,
-        window_mm=window,
-        metric=metric,
-        n_starts=starts,
-        skip=tuple(name.strip() for name in skip.split(",") if name.strip()),
-        seed=seed,
-    )
     if study is not None and (lr is not None or hr is not None):
         raise UsageError("--study takes both scans from one study; leave out --lr and --hr")
 
@@ -485,6 +527,256 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
             soft_wrap=True,
         )
     console.print(f"report: {out / 'index.html'}", markup=False, soft_wrap=True)
+
+
+def _slurm(help_text: str, **limits: Any) -> Any:
+    return typer.Option(help=help_text, rich_help_panel="SLURM (--engine slurm)", **limits)
+
+
+@app.command(
+    "pair-all",
+    epilog="Examples: srmri pair-all STUDIES --dry-run · srmri pair-all mapping.tsv --workers 4 · "
+    "srmri pair-all mapping.tsv --engine slurm --slurm-partition gpu · "
+    "srmri pair-all pairing_reports/mapping --status",
+)
+@_with_pairing_options
+def pair_all(
+    *,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="mapping.tsv, BIDS dataset or tree of studies; with --status a cohort's folder."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the cohort. Default: pairing_reports/NAME.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", "-j", min=1, help="Subjects at a time, on this computer.")
+    ] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of each worker. Default: processors / workers."),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Work on the K-th of N equal shares only.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and write mapping.tsv to edit.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Show how far a cohort is; do nothing.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed, though unchanged.")
+    ] = False,
+    fail_on_queue: Annotated[
+        bool, typer.Option("--fail-on-queue", help="Exit 5 when pairs wait for review.")
+    ] = False,
+    config: PairingConfig,
+    subject_type: Type = None,
+    lr_subject_position: Position = None,
+    hr_subject_position: Position = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="Local processes, SLURM job arrays, or the same path as SLURM on this computer."
+        ),
+    ] = "local",
+    slurm_partition: Annotated[str | None, _slurm("Partition.")] = None,
+    slurm_time: Annotated[int, _slurm("Minutes per subject.", min=1)] = 60,
+    slurm_mem: Annotated[float, _slurm("GB per array task.", min=0.1)] = 8.0,
+    slurm_cpus: Annotated[int, _slurm("Processors per array task.", min=1)] = 1,
+    slurm_parallel: Annotated[int, _slurm("Array tasks at a time.", min=1)] = 32,
+    slurm_subjects: Annotated[
+        int, _slurm("Subjects per array task, one after another.", min=1)
+    ] = 1,
+    slurm_option: Annotated[
+        list[str] | None, _slurm("Any other sbatch option, as account=NAME. Repeatable.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Pair everything again.")] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pair many subjects, and report on all of them.
+
+    Subjects, sessions and roles come from a table, from BIDS names or from the headers; what is
+    not clear is listed and left out. What is done and unchanged is skipped, so the same command
+    continues an interrupted run. Exit code 4 names the subjects that were left out or failed.
+    """
+    from srmri_data import cohort as cohorts
+    from srmri_data.discovery import open_cohort
+    from srmri_data.jobs import Shard
+    from srmri_data.mapping import Corrections
+
+    if status:
+        document = cohorts.refresh(out or source)
+        if json_output:
+            _print_json(document)
+        else:
+            _print_cohort(document, out or source)
+        return
+    share = None if shard is None else Shard.parse(shard)
+    cluster = None
+    if engine != "local":
+        from srmri_data.cluster import ClusterOptions
+
+        cluster = ClusterOptions(
+            engine="slurm" if engine == "slurm" else "local",
+            partition=slurm_partition,
+            minutes=slurm_time,
+            memory_gb=slurm_mem,
+            processors=slurm_cpus,
+            parallel=slurm_parallel,
+            units_per_task=slurm_subjects,
+            extra=_settings(slurm_option or []),
+        )
+    out = out or cohorts.default_folder(source)
+    corrections = Corrections(subject_type, lr_subject_position, hr_subject_position)
+    cohort = open_cohort(source, leave_out=[out], corrections=corrections)
+    if dry_run:
+        table = cohorts.propose_mapping(cohort, out, force=force)
+        preview = cohorts.preview(cohort, config)
+        _print_preview(cohort.problems, preview, table, json_output=json_output)
+        if cohort.problems or any(row["error"] for row in preview):
+            raise typer.Exit(ExitCode.PARTIAL)
+        return
+    with _progress(quiet) as progress:
+        document = cohorts.run_cohort(
+            cohort,
+            out,
+            config,
+            shard=share,
+            workers=workers,
+            threads=threads,
+            cluster=cluster,
+            retry_failed=retry_failed,
+            force=force,
+            command=["srmri", *sys.argv[1:]],
+            progress=progress,
+        )
+    if json_output:
+        _print_json(document)
+    else:
+        _print_cohort(document, out)
+        if unchanged := document["this_run"]["unchanged"]:
+            typer.echo(f"{len(unchanged)} unchanged since they were last tried, left as they are")
+        typer.echo(f"report: {out / 'index.html'}")
+    if document["this_run"]["not_done"] or cohort.problems:
+        raise typer.Exit(ExitCode.PARTIAL)
+    if fail_on_queue and document["counts"]["queued"]:
+        raise typer.Exit(ExitCode.REVIEW_NEEDED)
+
+
+def _settings(pairs: list[str]) -> dict[str, str]:
+    settings = {}
+    for text in pairs:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise UsageError(f"--slurm-option {text!r} is not of the form NAME=VALUE")
+        settings[name.lstrip("-").replace("-", "_")] = value
+    return settings
+
+
+def _table(*columns: tuple[str, str]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for name, justify in columns:
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def _print_preview(
+    problems: Sequence[Problem],
+    preview: list[dict[str, Any]],
+    mapping: Path | None,
+    *,
+    json_output: bool,
+) -> None:
+    if json_output:
+        left_out = [{"where": problem.where, "reason": problem.reason} for problem in problems]
+        _print_json({"mapping": mapping and str(mapping), "units": preview, "problems": left_out})
+        return
+    from rich.text import Text
+
+    table = _table(
+        ("unit", "left"), ("LR", "left"), ("HR", "left"), ("slices", "left"), ("", "left")
+    )
+    for row in preview:
+        wrong = row["error"]
+        note = wrong["message"] if wrong else "; ".join(row["warnings"])
+        table.add_row(
+            Text(row["unit"], style="bold"),
+            Text(row["lr"]),
+            Text(row["hr"]),
+            f"{row['n_lr']} × {row['n_hr']}" if not wrong else "",
+            Text(note, style="red" if wrong else "yellow"),
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    for source in sorted({text for row in preview for text in _sources(row)}):
+        console.print("  " + source, style="dim", markup=False)
+    _print_problems(console, problems)
+    fine = sum(row["error"] is None for row in preview)
+    console.print(f"{fine} can be paired, {len(preview) - fine + len(problems)} can not")
+    if mapping is not None:
+        console.print(
+            f"table to edit: {mapping}, then: srmri pair-all {mapping}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _sources(row: dict[str, Any]) -> Iterator[str]:
+    for name, text in row["sources"].items():
+        yield f"{name} from {text}" if name != "proposed" else text
+
+
+def _print_problems(console: Console, problems: Sequence[Problem]) -> None:
+    for problem in problems:
+        console.print(f"left out: {problem.where}: ", style="yellow", markup=False, end="")
+        console.print(problem.reason, markup=False, soft_wrap=True)
+
+
+def _print_cohort(document: dict[str, Any], out: Path) -> None:
+    from rich.text import Text
+
+    from srmri_data.mapping import Problem
+
+    styles = {"done": "green", "failed": "red"}
+    table = _table(
+        ("unit", "left"),
+        ("state", "left"),
+        ("paired", "right"),
+        ("queued", "right"),
+        ("seconds", "right"),
+        ("", "left"),
+    )
+    for row in document["units"]:
+        known = row["run"] is not None
+        note = row["error"]["message"] if row["error"] else ""
+        if row["outlier_in"]:
+            note = "unusual: " + ", ".join(row["outlier_in"])
+        table.add_row(
+            Text(row["unit"], style="bold"),
+            Text(row["state"], style=styles.get(row["state"], "yellow")),
+            f"{row['n_pairs']} of {row['n_lr']}" if known else "",
+            str(row["queued"]) if known else "",
+            f"{row['seconds']:.0f}" if known else "",
+            Text(note, style="red" if row["error"] else "yellow"),
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    _print_problems(console, [Problem(p["where"], p["reason"]) for p in document["problems"]])
+    counts = document["counts"]
+    words = [f"{counts['done']} of {counts['units']} paired in {out}"]
+    words += [
+        f"{counts[name]} {name.replace('_', ' ')}"
+        for name in ("failed", "running", "interrupted", "waiting", "left_out")
+        if counts[name]
+    ]
+    console.print(", ".join(words), style="bold", markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: srmri report pairing_reports/m01 --sources /archive/2024")

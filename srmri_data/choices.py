@@ -24,6 +24,9 @@ and intensities before voting. `gain`: even out the receive coil. `path`: ask th
 RegistrationMetric: TypeAlias = Literal["auto", "correlation", "mutual-information"]
 """What the registration's first levels compare images by."""
 
+Engine: TypeAlias = Literal["local", "slurm", "submitit-local"]
+"""What runs many subjects: processes here, SLURM job arrays, or submitit's stand-in for them."""
+
 Acquisition: TypeAlias = Literal["kspace", "box"]
 """How a simulated scan comes about: truncated k-space, as a scanner does, or block means."""
 

@@ -360,9 +360,7 @@ def propose_roles(records: Sequence[ScanRecord]) -> tuple[ScanRecord, ScanRecord
     AmbiguousScanError
         If more than one scan could take a role; they are listed.
     """
-    roles = _roles(records)
-    lows = [record for record in records if roles.get(id(record)) == "LR"]
-    highs = [record for record in records if roles.get(id(record)) == "HR"]
+    lows, highs = role_candidates(records)
     if not lows or not highs:
         listing = "\n".join(_candidate(record, "--lr") for record in records)
         raise NoScanError(
@@ -378,6 +376,27 @@ def propose_roles(records: Sequence[ScanRecord]) -> tuple[ScanRecord, ScanRecord
             f"{len(lows)} scans could be LR and {len(highs)} HR, choose one of each:\n{listing}"
         )
     return lows[0], highs[0]
+
+
+def role_candidates(
+    records: Sequence[ScanRecord],
+) -> tuple[list[ScanRecord], list[ScanRecord]]:
+    """List every scan that could take a role, by the rule of `propose_roles`.
+
+    Parameters
+    ----------
+    records : sequence of ScanRecord
+        What `discover` found.
+
+    Returns
+    -------
+    low_res, high_res : list of ScanRecord
+        Candidates; both lists are empty where nothing is comparable.
+    """
+    roles = _roles(records)
+    lows = [record for record in records if roles.get(id(record)) == "LR"]
+    highs = [record for record in records if roles.get(id(record)) == "HR"]
+    return lows, highs
 
 
 def load(

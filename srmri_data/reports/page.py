@@ -11,6 +11,7 @@ import numpy as np
 
 from srmri_data import safe_io
 from srmri_data.reports.figures import PALETTE, Chart, mosaic_png, png, run_charts, svg
+from srmri_data.reports.html import render
 from srmri_data.reports.mosaic import TileGroup, png_images, tile_groups
 from srmri_data.reports.series import (
     VOTERS,
@@ -24,6 +25,7 @@ from srmri_data.reports.series import (
 _PAGE_BYTES = 5_500_000
 """Size the page is kept below, so that it can be mailed and opens at once."""
 
+_TEMPLATE = "index.html.j2"
 _MISSING = "\u2013"
 _TABLE_COLUMNS: Mapping[str, tuple[str, int]] = {
     "lr_slice": ("LR slice", 0),
@@ -104,7 +106,7 @@ def write_report(run_dir: Path, inputs: ReportInputs) -> Path:
     series = pair_series(inputs)
     charts = _charts(inputs, series)
     groups = tile_groups(inputs, series)
-    page = _render(_context(inputs, series, charts, groups, name=run_dir.name))
+    page = render(_TEMPLATE, _context(inputs, series, charts, groups, name=run_dir.name))
     for chart in charts.values():
         _write_bytes(run_dir / "figures" / f"{chart.name}.png", png(chart))
     for group in groups:
@@ -131,7 +133,7 @@ def render_page(inputs: ReportInputs, *, name: str) -> str:
     """
     series = pair_series(inputs)
     groups = tile_groups(inputs, series)
-    return _render(_context(inputs, series, _charts(inputs, series), groups, name=name))
+    return render(_TEMPLATE, _context(inputs, series, _charts(inputs, series), groups, name=name))
 
 
 def _charts(inputs: ReportInputs, series: PairSeries) -> dict[str, Chart]:
@@ -141,19 +143,6 @@ def _charts(inputs: ReportInputs, series: PairSeries) -> dict[str, Chart]:
 def _write_bytes(path: Path, content: bytes) -> None:
     with safe_io.atomic_write(path) as file:
         file.write(content)
-
-
-def _render(context: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("srmri_data.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("index.html.j2").render(context)
 
 
 def _context(

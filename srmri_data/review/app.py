@@ -206,7 +206,8 @@ class _Pages:
         return json_response(self._about)
 
     def openapi(self, request: Request) -> Response:
-        return json_response(openapi_document(self._store.n_high))
+        known = {} if self._config.masked else {"last_item": max(self._store.items)}
+        return json_response(openapi_document(self._store.n_high, **known))
 
     def queue(self, request: Request) -> Response:
         reviewer = _reviewer(request)

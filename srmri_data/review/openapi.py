@@ -21,20 +21,22 @@ _REVIEWER: Schema = {
 }
 
 
-def openapi_document(n_high: int) -> dict[str, Any]:
+def openapi_document(n_high: int, *, last_item: int = _MAX_INT) -> dict[str, Any]:
     """Return the description of every route.
 
     Parameters
     ----------
     n_high : int
         HR slices of the run; a choice is below it.
+    last_item : int
+        Largest number of an item.
 
     Returns
     -------
     dict
         An OpenAPI 3.1 document.
     """
-    item = _path("item", "an item of the queue")
+    item = _path("item", "an item of the queue", last_item)
     number = _path("n", "slice number")
     reviewer: Schema = {
         "name": "reviewer",
@@ -138,18 +140,18 @@ def openapi_document(n_high: int) -> dict[str, Any]:
             "securitySchemes": {
                 "session": {"type": "apiKey", "in": "cookie", "name": "srmri_session"}
             },
-            "schemas": _schemas(n_high),
+            "schemas": _schemas(n_high, last_item),
         },
     }
 
 
-def _path(name: str, description: str) -> Schema:
+def _path(name: str, description: str, most: int = _MAX_INT) -> Schema:
     return {
         "name": name,
         "in": "path",
         "required": True,
         "description": description,
-        "schema": _integer(),
+        "schema": _integer(high=most),
     }
 
 
@@ -248,7 +250,7 @@ def _object(properties: Schema, *, optional: tuple[str, ...] = (), closed: bool 
     }
 
 
-def _schemas(n_high: int) -> Schema:
+def _schemas(n_high: int, last_item: int) -> Schema:
     text: Schema = {"type": "string"}
     choice: Schema = {
         "anyOf": [_integer(high=n_high - 1), {"type": "string", "enum": ["none", "unsure"]}]
@@ -263,7 +265,7 @@ def _schemas(n_high: int) -> Schema:
     }
     submission_id: Schema = {"type": "string", "pattern": _UUID}
     address: Schema = {
-        "item": _integer(),
+        "item": _integer(high=last_item),
         "reviewer": _REVIEWER,
         "expected_revision": _integer(),
         "submission_id": submission_id,

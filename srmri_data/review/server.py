@@ -171,7 +171,11 @@ def _config(app: object) -> uvicorn.Config:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
+        listener = socket.create_server((host, port), family=family, backlog=128)
+        # asyncio leaves this out where a socket does not name its protocol, and then every small
+        # answer waits 40 ms for the browser's acknowledgement. Connections inherit it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"can not listen on {_shown_host(host)}:{port}: {error}",

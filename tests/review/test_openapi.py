@@ -12,6 +12,9 @@ from asgi_client import call
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 
+from srmri_data.decisions import reviewer_name
+from srmri_data.errors import SrmriError
+
 schemathesis = pytest.importorskip("schemathesis")
 
 # The host schemathesis uses when it tries what happens without the cookie.
@@ -67,6 +70,15 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
+def know_the_revision(review, case: Any) -> None:
+    """Let every second good request know the present revision, as the page does."""
+    body = case.body
+    if isinstance(body, dict) and body.get("expected_revision", 1) in range(0, 2**31, 2):
+        with suppress(SrmriError, KeyError, TypeError):
+            state = review.store.item(body["item"], reviewer_name(body["reviewer"]))
+            body["expected_revision"] = state.revision
+
+
 def fuzz(review, description, headers, *, examples: int) -> Counter[tuple[str, int]]:
     """Call every operation with valid and with broken data; count the answers by status."""
     answers: Counter[tuple[str, int]] = Counter()
@@ -77,6 +89,7 @@ def fuzz(review, description, headers, *, examples: int) -> Counter[tuple[str, i
     acceptance = schemathesis.checks.positive_data_acceptance
 
     def check(case: Any) -> None:
+        know_the_revision(review, case)
         response = case.call(headers=headers)
         answers[case.operation.label, response.status_code] += 1
         case.validate_response(
@@ -115,5 +128,6 @@ def test_answers_are_as_described_two_thousand_times(review, description, header
     print(sum(answers.values()), dict(sorted(answers.items())))
     assert sum(answers.values()) >= 2000
     assert max(status for _, status in answers) < 500
+    assert answers["POST /api/decision", 200] > 0
     # Good requests were among them, and conflicts.
     assert {status for _, status in answers} >= {200, 404, 409, 422}

@@ -732,6 +732,18 @@ def test_it_fits_is_readable_and_accessible(open_page, name, width, scheme):
     serious(axe.run(page))
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (900, "light")])
+def test_trials_and_clear_items_fit_and_are_accessible(mixed, open_page, name, width, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = open_page(
+        f"{name} with a longer name", at=mixed, viewport={"width": width, "height": 900},
+        color_scheme=scheme, bypass_csp=True,
+    )  # fmt: skip
+    page.click("#clear")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    serious(axe.run(page))
+
+
 def serious(results: Any) -> None:
     found = [
         (violation["id"], [node["html"][:120] for node in violation["nodes"]][:3])

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from srmri_data.review.server import _listen
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -32,6 +34,14 @@ def test_it_prints_one_line_listens_on_loopback_and_stops_cleanly(copy_run, serv
         assert time.monotonic() - started < 5
         assert server.process.stdout.read() == ""
         assert "Traceback" not in server.errors.read_text(encoding="utf-8")
+
+
+def test_small_answers_are_sent_at_once():
+    with _listen("127.0.0.1", 0) as listener:
+        with socket.create_connection(listener.getsockname()):
+            accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_sigterm_stops_it_while_a_browser_is_connected(copy_run, serving):

@@ -12,6 +12,8 @@ import pytest
 from asgi_client import call
 from xss_payloads import PAYLOADS
 
+from srmri_data.decisions import MAX_REVIEWER
+from srmri_data.review_merge import decide_at_terminal
 from srmri_data.run_folder import read_pairs, write_pairs
 
 HOST = "127.0.0.1:8000"
@@ -154,6 +156,30 @@ def test_the_page_writes_text_as_text(new_window, copy_run, serving, rename, set
         }
         assert page.evaluate("document.documentElement.dataset.owned") is None
         assert page.evaluate("window.violations") == []
+        assert page.evaluate(RISKY_ATTRIBUTES) == []
+        assert page.evaluate(RISKY_ELEMENTS) == before
+
+
+def test_names_of_reviewers_stay_text_before_an_adjudicator(
+    new_window, copy_run, serving, open_page
+):
+    run = copy_run()
+    names = [name for payload in PAYLOADS if (name := payload[:MAX_REVIEWER].strip()).isprintable()]
+    assert len(names) > 100
+    for number, name in enumerate(names):
+        decide_at_terminal(run, f"30={58 + number % 5}", reviewer=name)
+    with serving(run, "--adjudicate") as server:
+        server.log_in()
+        page = open_page("pi", at=server)
+        before = page.evaluate(RISKY_ELEMENTS)
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#finished")
+        page.wait_for_function("() => /^Saved/.test(document.querySelector('#status').textContent)")
+        page.keyboard.press("r")
+        page.wait_for_selector("#strip[data-revealed='1']")
+        assert names[0] in page.text_content("#reason")
+        assert page.evaluate("document.documentElement.dataset.owned") is None
         assert page.evaluate(RISKY_ATTRIBUTES) == []
         assert page.evaluate(RISKY_ELEMENTS) == before
 

@@ -1008,7 +1008,7 @@ async function main() {
   }
   $("#goto-row").hidden = about.masked;
   $("#mode").hidden = !about.masked && !about.adjudicate;
-  $("#mode").textContent = about.adjudicate ? "Adjudication" : "Trials among the items";
+  $("#mode").textContent = about.adjudicate ? "Adjudication" : "With trials";
   $("#goto").min = about.images.lr.first;
   $("#goto").max = about.images.lr.last;
   $("#wl-low").value = viewer.window.low;

@@ -255,8 +255,12 @@ class PairingPlan(Comparison):
 
     Parameters
     ----------
-    low_frame, high_frame, low_window, high_window, config
-        As in `Comparison`.
+    low_frame, high_frame : StackFrame
+        Stacks with corresponding axes.
+    low_window, high_window : Window
+        Common field of view, trimmed.
+    config : PairingConfig
+        The settings.
     low, high : ScanRecord
         The two scans.
     low_selection, high_selection : mapping of str to int

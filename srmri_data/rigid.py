@@ -360,9 +360,13 @@ def register_rigid(
 
     Parameters
     ----------
-    low, high : (a, b, c) ndarray
-        Voxels of both scans in scanner units; their axes correspond (`StackFrame.view`).
-    low_affine, high_affine : (4, 4) ndarray
+    low : (a, b, c) ndarray
+        Voxels of LR in scanner units.
+    low_affine : (4, 4) ndarray
+        Index to world RAS mm.
+    high : (a, b, c) ndarray
+        Voxels of HR; its axes correspond to LR's (`StackFrame.view`).
+    high_affine : (4, 4) ndarray
         Index to world RAS mm.
     config : RegistrationConfig
         How to search.

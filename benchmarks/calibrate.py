@@ -23,6 +23,8 @@ from srmri_data.confidence import FEATURES, INTERCEPT, WEIGHTS
 
 Floats = NDArray[np.float64]
 _BINS = 10
+# What speaks for a pair; the other features speak against it.
+FOR = ("agreeing", "orientation")
 
 
 def slices_of(results: list[dict[str, Any]]) -> tuple[Floats, Floats]:
@@ -59,11 +61,21 @@ def reliability(confidence: Floats, right: Floats) -> tuple[float, list[tuple[fl
 
 
 def fit(features: Floats, right: Floats) -> tuple[float, Floats]:
-    """Fit the model; classes weigh what they weigh, so that it stays calibrated."""
-    from sklearn.linear_model import LogisticRegression
+    """Fit the model with every weight on the side it belongs to; a slight penalty keeps it finite.
 
-    model = LogisticRegression(C=1.0, max_iter=5000).fit(features, right)
-    return float(model.intercept_[0]), np.asarray(model.coef_[0])
+    What speaks for a pair may not lower its confidence, whatever the sample says.
+    """
+    from scipy.optimize import minimize
+
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        score = parameters[0] + features @ parameters[1:]
+        gradient = 1 / (1 + np.exp(-score)) - right
+        value = np.logaddexp(0, score).sum() - right @ score + 0.5 * (parameters[1:] ** 2).sum()
+        return value, np.r_[gradient.sum(), gradient @ features + parameters[1:]]
+
+    bounds = [(None, None), *((0, None) if name in FOR else (None, 0) for name in FEATURES)]
+    found = minimize(loss, np.zeros(len(bounds)), jac=True, bounds=bounds, method="L-BFGS-B")
+    return float(found.x[0]), np.asarray(found.x[1:])
 
 
 def show(name: str, features: Floats, right: Floats, intercept: float, weights: Floats) -> None:

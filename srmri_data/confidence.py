@@ -9,21 +9,12 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64
 
-FEATURES = (
-    "agreeing",
-    "nearest",
-    "off_path",
-    "dissimilar",
-    "misfit",
-    "orientation",
-    "uncertain",
-)
+FEATURES = ("agreeing", "off_path", "misfit", "orientation", "uncertain")
 """What `confidence_features` returns, in its order."""
 
-INTERCEPT = 0.0
-WEIGHTS = (2.0, -1.0, -1.0, -1.0, -4.0, 1.0, -1.0)
+INTERCEPT = -3.276
+WEIGHTS = (3.095, -2.492, -3.502, 5.861, -0.870)
 
-_FARTHEST = 4.0
 # Scores of two scans of one animal lie above this share of what noise allows.
 _GOOD_QUALITY = 0.9
 _CLEAR_MARGIN = 0.02
@@ -32,9 +23,7 @@ _CLEAR_MARGIN = 0.02
 def confidence_features(
     *,
     agreeing: float,
-    nearest: float,
     on_path: bool,
-    similarity: float,
     quality: float,
     orientation_margin: float,
     position_error: float,
@@ -45,12 +34,8 @@ def confidence_features(
     ----------
     agreeing : float
         Share of voters that agree with the registration, 0 … 1.
-    nearest : float
-        Distance of the nearest vote from the registration, HR slices.
     on_path : bool
         Whether the path of all slices passes there.
-    similarity : float
-        Correlation of the LR slice with HR at its place; NaN for none.
     quality : float
         Of the registration, 0 … 1.
     orientation_margin : float
@@ -60,15 +45,13 @@ def confidence_features(
 
     Returns
     -------
-    (7,) ndarray
+    (5,) ndarray
         In the order of `FEATURES`, each of the size of one.
     """
     return np.array(
         [
             agreeing,
-            min(nearest, _FARTHEST),
             float(not on_path),
-            1.0 - (similarity if np.isfinite(similarity) else 0.0),
             10.0 * max(0.0, _GOOD_QUALITY - quality),
             float(np.clip(orientation_margin / _CLEAR_MARGIN, -1, 1)),
             min(position_error, 2.0),
@@ -81,7 +64,7 @@ def confidence(features: Float64[np.ndarray, "*batch feature"]) -> Float64[np.nd
 
     Parameters
     ----------
-    features : (..., 7) ndarray
+    features : (..., 5) ndarray
         From `confidence_features`.
 
     Returns

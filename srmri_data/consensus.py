@@ -57,7 +57,7 @@ class Decision:
         Why, in words.
     path_slice : int, optional
         Where the monotone path of all slices passes, in HR slices at the same point.
-    features : (7,) ndarray, optional
+    features : (5,) ndarray, optional
         What the confidence was computed from; see `srmri_data.confidence`.
     """
 
@@ -145,8 +145,6 @@ class Evidence:
         HR slice coordinate of the LR slice's reference point, by the registration.
     position_error : (n_lr,) ndarray
         Standard error of `position` in HR slices.
-    similarity : (n_lr,) ndarray
-        Correlation of the LR slice with the plane at `centre`; NaN where there is none.
     slope : float
         HR slices per LR slice.
     quality : float
@@ -160,7 +158,6 @@ class Evidence:
     centre: Float64[np.ndarray, " n_lr"]
     position: Float64[np.ndarray, " n_lr"]
     position_error: Float64[np.ndarray, " n_lr"]
-    similarity: Float64[np.ndarray, " n_lr"]
     slope: float
     quality: float
     orientation_margin: float
@@ -213,7 +210,7 @@ def geometry_vote(
     Examples
     --------
     >>> near_5 = np.array([[0.9, 0.1, 0.2, 0.9]], dtype=np.float32)
-    >>> evidence = Evidence(*(np.array([v]) for v in (5.4, 5.4, 0.02, 0.98)), 2.0, 1.0, 0.1)
+    >>> evidence = Evidence(*(np.array([v]) for v in (5.4, 5.4, 0.02)), 2.0, 1.0, 0.1)
     >>> [decision] = geometry_vote(
     ...     {"pca": near_5, "ssim": near_5}, np.array([4, 5, 6, 7]), evidence
     ... )
@@ -264,9 +261,7 @@ def geometry_vote(
                 )
         features = confidence_features(
             agreeing=len(agreeing) / len(votes) if compared[row] else 0.0,
-            nearest=min(apart.values()) if compared[row] else slack + 3,
             on_path=on_path and bool(compared[row]),
-            similarity=float(evidence.similarity[row]),
             quality=evidence.quality,
             orientation_margin=evidence.orientation_margin,
             position_error=float(evidence.position_error[row]),

@@ -387,6 +387,8 @@ class Alignment:
         The same in slice numbers.
     band : (n_lr, 2) ndarray of int
         Half-open range of candidates, as columns, for each LR slice.
+    similarity : (n_lr,) ndarray
+        Correlation of each LR slice with HR at its place; NaN where there is none.
     evidence : Evidence
         What the decision is taken from beside the votes.
     checks : tuple of Check
@@ -396,6 +398,7 @@ class Alignment:
     registration: Registration
     geometry: PlaneGeometry
     band: Band
+    similarity: NDArray[np.float64]
     evidence: Evidence
     checks: tuple[Check, ...]
 
@@ -471,7 +474,6 @@ def _align(plan: Comparison, stacks: Stacks, step: Progress) -> tuple[Alignment,
         centre=centre,
         position=geometry.at_points(numbers, stacks.reference),
         position_error=np.nan_to_num(error, nan=0.0),
-        similarity=similarity(low_images, high_images, nearest),
         slope=geometry.slope,
         quality=registration.quality if registration.n_starts else 1.0,
         orientation_margin=registration.margin,
@@ -479,7 +481,14 @@ def _align(plan: Comparison, stacks: Stacks, step: Progress) -> tuple[Alignment,
     )
     checks = _registration_checks(registration, objections)
     return (
-        Alignment(registration, geometry, band, evidence, checks),
+        Alignment(
+            registration,
+            geometry,
+            band,
+            similarity(low_images, high_images, nearest),
+            evidence,
+            checks,
+        ),
         replace(stacks, low_images=low_images, high_images=high_images),
     )
 
@@ -668,7 +677,7 @@ def _pairs_table(
         table["geom_position"] = evidence.position
         if alignment.registration.n_starts:
             table["position_error"] = evidence.position_error
-        table["similarity"] = pd.array(evidence.similarity, dtype="Float64")
+        table["similarity"] = pd.array(alignment.similarity, dtype="Float64")
         table["path_slice"] = pd.array([d.path_slice for d in decisions], dtype="Int32")
     if truth is None:
         table["truth_position"] = table["error_slices"] = pd.array(

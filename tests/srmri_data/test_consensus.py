@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srmri_data.confidence import FEATURES, confidence, confidence_features
+from srmri_data.confidence import FEATURES, WEIGHTS, confidence, confidence_features
 from srmri_data.consensus import Evidence, geometry_vote, paper_vote, vote_table
 from srmri_data.errors import InputError, UsageError
 
@@ -161,7 +161,6 @@ def evidence(**changes) -> Evidence:
         "centre": place,
         "position": place,
         "position_error": np.full(N_ROWS, 0.02),
-        "similarity": np.full(N_ROWS, 0.97),
         "slope": 2.0,
         "quality": 0.98,
         "orientation_margin": 0.05,
@@ -268,15 +267,15 @@ def test_infinite_distances_are_refused():
 
 
 GOOD = {
-    "agreeing": 1.0, "nearest": 0.3, "on_path": True, "similarity": 0.97, "quality": 0.98,
-    "orientation_margin": 0.1, "position_error": 0.02,
+    "agreeing": 1.0, "on_path": True, "quality": 0.98, "orientation_margin": 0.1,
+    "position_error": 0.02,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "worse",
     [
-        {"agreeing": 0.0, "nearest": 3.0},
+        {"agreeing": 0.0, "on_path": False},
         {"on_path": False, "agreeing": 1 / 3},
         {"quality": 0.6},
         {"orientation_margin": -0.1},
@@ -285,10 +284,8 @@ GOOD = {
 def test_confidence_falls_with_what_speaks_against_a_pair(worse):
     good = confidence(confidence_features(**GOOD))
     assert 0.95 < good <= 1
-    assert confidence(confidence_features(**(GOOD | worse))) < good - 0.3
+    assert confidence(confidence_features(**(GOOD | worse))) < good - 0.2
 
 
-def test_an_unknown_similarity_counts_as_none():
-    features = confidence_features(**(GOOD | {"similarity": float("nan")}))
-    assert features.shape == (len(FEATURES),)
-    assert np.isfinite(features).all()
+def test_every_feature_has_a_weight():
+    assert confidence_features(**GOOD).shape == (len(FEATURES),) == (len(WEIGHTS),)

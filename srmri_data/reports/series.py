@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
+from numpy.typing import NDArray
 
+from srmri_data.path import relative_costs
 from srmri_data.types import SliceArray
 
 if TYPE_CHECKING:
@@ -338,9 +340,16 @@ def agreement(series: PairSeries) -> list[tuple[str, int]]:
     Returns
     -------
     list of (str, int)
-        Label and count, best first; empty with fewer than two voters.
+        Label and count, best first; empty with fewer than two voters. Voters that agree name the
+        same slice, or in ``--method geometry`` one within the tolerance of the registration.
     """
     n_votes = series.n_votes[~series.empty]
+    if series.by_registration and len(series.votes) in (2, 3):
+        words = ("None", "One", "Two", "Three")
+        return [
+            ("All" if level == len(series.votes) else words[level], int(np.sum(n_votes == level)))
+            for level in range(len(series.votes), -1, -1)
+        ]
     match len(series.votes):
         case 3:
             levels = [("All three agree", 3), ("Two of three", 2), ("All differ", 1)]
@@ -547,6 +556,103 @@ def distance_maps(
         )
         maps[name] = (picture, edges)
     return maps
+
+
+def score_maps(
+    votes: pd.DataFrame, series: PairSeries
+) -> dict[str, tuple[Float64[np.ndarray, "lr offset"], tuple[float, float, float, float]]]:
+    """Lay the relative costs of the HR slices near `PairSeries.expected` out as pictures.
+
+    Every LR slice is scaled to its own best (0) and median (1) candidate; the joint cost is the
+    mean over the voters, which the monotone path minimises.
+
+    Parameters
+    ----------
+    votes : DataFrame
+        Columns ``lr_slice, hr_slice, voter, distance``.
+    series : PairSeries
+        The run.
+
+    Returns
+    -------
+    mapping of str to (picture, extent)
+        ``joint`` first when there are several voters. Picture with LR slices along rows and
+        offsets in HR slices along columns, NaN where nothing was compared, and its
+        (left, right, top, bottom) edges.
+    """
+    table = distance_table(votes, series)
+    if table is None:
+        return {}
+    costs = {name: relative_costs(matrix) for name, matrix in table.distances.items()}
+    if len(costs) > 1:
+        costs = {"joint": np.mean(list(costs.values()), axis=0), **costs}
+    compared = np.isfinite(next(iter(costs.values())))
+    away = np.where(compared, table.candidates[None, :] - series.centre[:, None], np.nan)
+    if not np.isfinite(away).any():
+        return {}
+    reach = float(np.ceil(np.nanmax(np.abs(away))))
+    first, last = int(series.low_res_slice.min()), int(series.low_res_slice.max())
+    # The centre lies between slices, elsewhere for every row: fine columns, each the nearest slice.
+    columns = np.arange(-reach - 0.5 + 1 / 8, reach + 0.5, 1 / 4)
+    maps = {}
+    for name, cost in costs.items():
+        picture = np.full((last - first + 1, columns.size), np.nan)
+        for row, number in enumerate(series.low_res_slice):
+            index = np.rint(series.centre[row] + columns).astype(np.int64) - table.candidates[0]
+            inside = (index >= 0) & (index < table.candidates.size)
+            picture[int(number) - first, inside] = cost[row, index[inside]]
+        maps[name] = (picture, (-reach - 0.5, reach + 0.5, first - 0.5, last + 0.5))
+    return maps
+
+
+class Table(NamedTuple):
+    """Distances of a run as matrices again.
+
+    Attributes
+    ----------
+    distances : mapping of str to (n, n_hr) ndarray
+        Per voter; NaN where not compared.
+    candidates : (n_hr,) ndarray of int
+        HR slice number of every column.
+    """
+
+    distances: Mapping[str, Float64[np.ndarray, "n n_hr"]]
+    candidates: NDArray[np.int64]
+
+
+def distance_table(votes: pd.DataFrame, series: PairSeries) -> Table | None:
+    """Lay the long table of votes out as matrices.
+
+    Parameters
+    ----------
+    votes : DataFrame
+        Columns ``lr_slice, hr_slice, voter, distance``.
+    series : PairSeries
+        The run.
+
+    Returns
+    -------
+    Table or None
+        One row per LR slice of the run; None if there is nothing.
+    """
+    if not len(votes) or not series.votes:
+        return None
+    low = votes["lr_slice"].to_numpy(dtype=np.int64)
+    high = votes["hr_slice"].to_numpy(dtype=np.int64)
+    voter = votes["voter"].astype(str).to_numpy(dtype=object)
+    value = votes["distance"].to_numpy(dtype=np.float64)
+    first = int(high.min())
+    candidates = np.arange(first, int(high.max()) + 1)
+    rows = {int(number): row for row, number in enumerate(series.low_res_slice)}
+    at = np.array([rows.get(int(number), -1) for number in low])
+    distances = {}
+    for name in series.votes:
+        mine = (voter == name) & (at >= 0)
+        if mine.any():
+            matrix = np.full((len(series.low_res_slice), candidates.size), np.nan)
+            matrix[at[mine], high[mine] - first] = value[mine]
+            distances[name] = matrix
+    return Table(distances, candidates) if distances else None
 
 
 def _line(inputs: ReportInputs, low_res_slice: PairFloats) -> PairFloats:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
 from numpy.typing import NDArray
 
 from srmri_data.consensus import Evidence, geometry_vote
-from srmri_data.reports.series import PairSeries, ReportInputs
-
-if TYPE_CHECKING:
-    import pandas as pd
+from srmri_data.reports.series import PairSeries, ReportInputs, distance_table
 
 TOLERANCES = (0.5, 1.0, 1.5, 2.0, 3.0)
 """HR slices."""
@@ -40,56 +36,6 @@ class WhatIf(NamedTuple):
     window: int | None
     queued: int
     wrong: int | None
-
-
-class Table(NamedTuple):
-    """Distances of a run as matrices again.
-
-    Attributes
-    ----------
-    distances : mapping of str to (n, n_hr) ndarray
-        Per voter; NaN where not compared.
-    candidates : (n_hr,) ndarray of int
-        HR slice number of every column.
-    """
-
-    distances: Mapping[str, Float64[np.ndarray, "n n_hr"]]
-    candidates: NDArray[np.int64]
-
-
-def distance_table(votes: pd.DataFrame, series: PairSeries) -> Table | None:
-    """Lay the long table of votes out as matrices.
-
-    Parameters
-    ----------
-    votes : DataFrame
-        Columns ``lr_slice, hr_slice, voter, distance``.
-    series : PairSeries
-        The run.
-
-    Returns
-    -------
-    Table or None
-        One row per LR slice of the run; None if there is nothing.
-    """
-    if not len(votes) or not series.votes:
-        return None
-    low = votes["lr_slice"].to_numpy(dtype=np.int64)
-    high = votes["hr_slice"].to_numpy(dtype=np.int64)
-    voter = votes["voter"].astype(str).to_numpy(dtype=object)
-    value = votes["distance"].to_numpy(dtype=np.float64)
-    first = int(high.min())
-    candidates = np.arange(first, int(high.max()) + 1)
-    rows = {int(number): row for row, number in enumerate(series.low_res_slice)}
-    at = np.array([rows.get(int(number), -1) for number in low])
-    distances = {}
-    for name in series.votes:
-        mine = (voter == name) & (at >= 0)
-        if mine.any():
-            matrix = np.full((len(series.low_res_slice), candidates.size), np.nan)
-            matrix[at[mine], high[mine] - first] = value[mine]
-            distances[name] = matrix
-    return Table(distances, candidates) if distances else None
 
 
 def what_if(inputs: ReportInputs, series: PairSeries) -> list[WhatIf]:

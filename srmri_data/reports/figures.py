@@ -414,7 +414,8 @@ def _draw_correspondence(
         color=palette["grid"],
         lw=0,
         zorder=0.5,
-        label=f"± {series.tolerance:g} HR {unit}" + (", tolerance" if series.by_registration else ""),
+        label=f"± {series.tolerance:g} HR {unit}"
+        + (", tolerance" if series.by_registration else ""),
     )
     limit = _residual_limit(series)
     if voted_offset_um is not None and abs(voted_offset_um) < limit:
@@ -472,7 +473,17 @@ def _draw_correspondence(
     bottom.set_xlim(slices.min() - 1, slices.max() + 1)
     found = dict(zip(*reversed(bottom.get_legend_handles_labels()), strict=True))
     found |= dict(zip(*reversed(top.get_legend_handles_labels()), strict=True))
-    order = ("Geometry", "Registration", *VOTERS.values(), "Accepted", "Waits", "Truth", "± 1", "Offset", "Near")
+    order = (
+        "Geometry",
+        "Registration",
+        *VOTERS.values(),
+        "Accepted",
+        "Waits",
+        "Truth",
+        "± 1",
+        "Offset",
+        "Near",
+    )
     labels = sorted(found, key=lambda label: [label.startswith(word) for word in order].index(True))
     figure.legend(
         [found[label] for label in labels], labels, loc="outside upper left",

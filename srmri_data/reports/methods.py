@@ -106,10 +106,14 @@ def _scans(summary: Mapping[str, Any], series: PairSeries) -> str:
 
 
 def _trim(trim: str) -> str:
-    return "without trimming" if float(trim.removesuffix("mm")) == 0 else (
-        f"after leaving out {trim.replace('mm', ' mm')} at each end"
-        if trim.endswith("mm")
-        else f"after leaving out {trim} slices at each end"
+    return (
+        "without trimming"
+        if float(trim.removesuffix("mm")) == 0
+        else (
+            f"after leaving out {trim.replace('mm', ' mm')} at each end"
+            if trim.endswith("mm")
+            else f"after leaving out {trim} slices at each end"
+        )
     )
 
 
@@ -142,9 +146,7 @@ def _geometry(summary: Mapping[str, Any], series: PairSeries, cite: _Citations) 
             angle = max(map(abs, registration.get("angles_deg") or [0.0]))
             facts.append(f"The animal had moved by {shift:.0f} µm and turned by {angle:.1f}°")
         if registration.get("score") is not None:
-            facts.append(
-                f"the locally normalised images correlated by {registration['score']:.2f}"
-            )
+            facts.append(f"the locally normalised images correlated by {registration['score']:.2f}")
         if registration.get("n_agreeing") is not None:
             facts.append(
                 f"{registration['n_agreeing']} of the starts ended within "

@@ -104,9 +104,10 @@ def tile_groups(inputs: ReportInputs, series: PairSeries, *, count: int = 6) -> 
         TileGroup(
             "worst",
             "Worst pairs",
-            "The smallest margins between best and next candidate, and the "
-            f"{'votes' if series.by_registration else 'positions'} farthest from the rest of "
-            "the run.",
+            "The lowest confidence, and the votes farthest from the rest of the run."
+            if series.by_registration
+            else "The smallest margins between best and next candidate, and the positions "
+            "farthest from the rest of the run.",
             _tiles(inputs, series, worst),
         ),
         TileGroup(
@@ -147,15 +148,20 @@ def _worst(series: PairSeries, usable: Rows, count: int) -> dict[int, str]:
     residual = series.residual_um(series.judged)
     if np.isfinite(residual[usable]).any():
         residual = residual - np.nanmedian(residual[usable])
-    by_margin = _ordered(series.margin, usable)
+    # A margin near zero is no fault where positions come from the geometry: neighbours tie there.
+    doubt, word = (
+        (series.confidence, "low confidence") if series.by_registration
+        else (series.margin, "small margin")
+    )  # fmt: skip
+    by_doubt = _ordered(doubt, usable)
     by_residual = _ordered(-np.abs(residual), usable)
     # A residual of less than one HR slice is the rounding of the vote, not a finding.
     by_residual = by_residual[np.abs(residual[by_residual]) > series.high_res_um]
     chosen: dict[int, str] = {}
-    for rank in range(max(len(by_margin), len(by_residual), 0)):
-        if rank < len(by_margin):
-            row = int(by_margin[rank])
-            chosen.setdefault(row, f"small margin, {series.margin[row]:.3g}")
+    for rank in range(max(len(by_doubt), len(by_residual), 0)):
+        if rank < len(by_doubt):
+            row = int(by_doubt[rank])
+            chosen.setdefault(row, f"{word}, {doubt[row]:.3g}")
         if rank < len(by_residual):
             row = int(by_residual[rank])
             chosen.setdefault(row, f"{abs(residual[row]):.0f} µm from the run's median offset")

@@ -277,7 +277,9 @@ def _keys(summary: Mapping[str, Any], series: PairSeries) -> list[Key]:
         for label, count in ((label, levels[0][1]), ("Votes within 1 slice", close)):
             share = _percent(count / int(judged.sum()))
             keys.append(Key(label, str(count), f"{share} of slices with signal"))
-    residual = series.residual_um(series.judged)[judged if series.by_registration else series.paired]
+    residual = series.residual_um(series.judged)[
+        judged if series.by_registration else series.paired
+    ]
     residual = residual[np.isfinite(residual)]
     if residual.size and series.by_registration:
         middle = float(np.median(residual))
@@ -615,7 +617,9 @@ def _config(config: Mapping[str, Any]) -> str:
         "n_starts": "{} starts",
         "seed": "seed {}",
     }
-    parts = [text.format(config[name]) for name, text in names.items() if config.get(name) is not None]
+    parts = [
+        text.format(config[name]) for name, text in names.items() if config.get(name) is not None
+    ]
     if config.get("skip"):
         parts.append("without " + ", ".join(map(str, config["skip"])))
     return ", ".join(parts)

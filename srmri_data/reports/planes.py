@@ -23,6 +23,8 @@ _VIEWS = {"Coronal": (2, 0, 1), "Axial": (1, 0, 2), "Sagittal": (2, 1, 0)}
 _LONGEST = 400
 _BORDER = 0.06
 _TILES = 9
+# Intensity above which a pixel shows tissue.
+_SHOWN = 0.08
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,7 @@ def checkerboard(first: Image, second: Image, *, tiles: int = _TILES) -> Image:
 
 
 def like(reference: Image, image: Image, shown: NDArray[np.bool_] | None = None) -> Image:
-    """Give an image the brightness of another by the best straight line.
+    """Give an image the brightness of another by the best factor, which leaves air dark.
 
     Parameters
     ----------
@@ -81,16 +83,16 @@ def like(reference: Image, image: Image, shown: NDArray[np.bool_] | None = None)
     Returns
     -------
     (row, col) ndarray
-        In [0, 1]; unchanged where the two do not vary together.
+        In [0, 1]; unchanged where nothing is shown.
     """
-    chosen = np.ones(image.shape, dtype=bool) if shown is None else shown
-    x, y = image[chosen].astype(np.float64), reference[chosen].astype(np.float64)
-    if x.size < 3 or x.std() == 0:
-        return np.clip(image, 0, 1).astype(np.float32)
-    slope = float(np.mean((x - x.mean()) * (y - y.mean())) / x.var())
-    if slope <= 0:
-        return np.clip(image, 0, 1).astype(np.float32)
-    return np.clip(slope * (image - x.mean()) + y.mean(), 0, 1).astype(np.float32)
+    factor = _factor(reference, image, np.ones(image.shape, bool) if shown is None else shown)
+    return np.clip(factor * image, 0, 1).astype(np.float32)
+
+
+def _factor(reference: Image, image: Image, shown: NDArray[np.bool_]) -> float:
+    x, y = image[shown].astype(np.float64), reference[shown].astype(np.float64)
+    power = float(x @ x)
+    return float(x @ y) / power if power > 0 and x @ y > 0 else 1.0
 
 
 def plane_views(
@@ -133,9 +135,7 @@ def plane_views(
     spacing = max(finest, float((stop - start).max()) / _LONGEST)
     views = []
     for name, (down, across, along) in _VIEWS.items():
-        shape = tuple(
-            max(1, int((stop[axis] - start[axis]) / spacing)) for axis in (down, across)
-        )
+        shape = tuple(max(1, int((stop[axis] - start[axis]) / spacing)) for axis in (down, across))
         grid = np.zeros((4, 4))
         grid[3, 3] = 1
         grid[along, 0], grid[down, 1], grid[across, 2] = spacing, -spacing, spacing
@@ -154,10 +154,15 @@ def plane_views(
         if matrix is not None:
             placed.append(cut(high, to_high @ matrix, high_intensity))
         # One brightness for both, found where they lie on each other best.
+        best, valid = placed[-1]
+        factor = _factor(low_image, best, low_valid & valid)
+        tissue = low_image[low_image > _SHOWN]
+        bright = float(np.percentile(tissue, 99)) if tissue.size else 1.0
         boards, correlations = [], []
         for image, valid in placed:
-            shown = low_valid & valid & (np.maximum(low_image, image) > 0.08)
-            boards.append(checkerboard(low_image, like(low_image, image, shown)))
+            board = checkerboard(low_image, factor * image) / bright
+            boards.append(np.clip(board, 0, 1).astype(np.float32))
+            shown = low_valid & valid & (np.maximum(low_image, image) > _SHOWN)
             varied = shown.sum() > 2 and low_image[shown].std() > 0 and image[shown].std() > 0
             correlations.append(
                 float(np.corrcoef(low_image[shown], image[shown])[0, 1]) if varied else np.nan

@@ -81,9 +81,7 @@ def what_if(inputs: ReportInputs, series: PairSeries) -> list[WhatIf]:
     skip = (inputs.summary.get("config") or {}).get("skip") or ()
     rows = []
     for window in sorted({w for w in (2, 4) if w < widest} | {widest}):
-        near = {
-            name: np.where(away <= window, d, np.nan) for name, d in table.distances.items()
-        }
+        near = {name: np.where(away <= window, d, np.nan) for name, d in table.distances.items()}
         for tolerance in TOLERANCES:
             if tolerance > window:
                 continue

@@ -132,7 +132,7 @@ def make_inputs(
         "queued": int((~auto & ~empty).sum()),
         "seconds": 134.2,
         "voxel_ratio": [2.0, 2.0, 2.0],
-        "geometry": {"slope": 2.0, "offset": 0.5, "estimated_offset": 0.5 + offset},
+        "geometry": {"slope": 2.0, "offset": 0.5, "voted_offset": 0.5 + offset},
         "lr": {
             "path": "/scans/m07_20240611/12/pdata/1",
             "shape": [shape[1], shape[0], n + 2 * trim],
@@ -180,17 +180,19 @@ def make_inputs(
     noise = generator.normal(0, 0.03, (n, *shape)).astype(np.float32)
     low_res = np.stack([brain_slice(t / total, *shape) for t in true]) + noise
 
-    def high_res_slice(number: int) -> np.ndarray:
+    def partner(row: int) -> tuple[np.ndarray, np.ndarray]:
+        number = int(pairs["hr_slice"][row])
         image = brain_slice(number / total, 2 * shape[0], 2 * shape[1])
         grain = np.random.default_rng(number).normal(0, 0.02, image.shape)
-        return np.clip(image + grain, 0, 1).astype(np.float32)
+        sharp = np.clip(image + grain, 0, 1).astype(np.float32)
+        return sharp, sharp.reshape(shape[0], 2, shape[1], 2).mean(axis=(1, 3))
 
     return ReportInputs(
         summary=document | summary,
         pairs=pairs,
         votes=pd.concat(tables, ignore_index=True),
         low_res=np.clip(low_res, 0, 1).astype(np.float32),
-        high_res_slice=high_res_slice,
+        partner=partner,
         slice_spacing_um=(50.0, 25.0),
         pixel_aspect=1.0,
     )
@@ -270,7 +272,7 @@ def test_every_figure_is_written_beside_the_page(run: tuple[Path, ReportInputs])
 
     folder, _ = run
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    charts = ("correspondence", "agreement", "margins", "distances", "errors")
+    charts = ("correspondence", "agreement", "confidence", "margins", "distances", "errors")
     mosaics = ("mosaic_random", "mosaic_worst", "mosaic_disagreeing")
     assert names == {"index.html", *(f"figures/{name}.png" for name in charts + mosaics)}
     for name in names - {"index.html"}:
@@ -419,7 +421,7 @@ def test_same_run_gives_the_same_bytes(run: tuple[Path, ReportInputs], tmp_path:
     folder, _ = run
     write_report(tmp_path, make_inputs(n=40, n_empty=3))
     files = [path.relative_to(folder) for path in folder.rglob("*.*")]
-    assert len(files) == 9
+    assert len(files) == 10
     for file in files:
         assert (folder / file).read_bytes() == (tmp_path / file).read_bytes(), file
 
@@ -515,11 +517,11 @@ def test_bare_run_without_a_summary() -> None:
 def test_nothing_half_written_when_a_slice_can_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("old", encoding="utf-8")
 
-    def broken(number: int) -> np.ndarray:
-        raise OSError(f"slice {number}")
+    def broken(row: int) -> tuple[np.ndarray, np.ndarray]:
+        raise OSError(f"slice of row {row}")
 
     with pytest.raises(OSError, match="slice"):
-        write_report(tmp_path, replace(make_inputs(n=5), high_res_slice=broken))
+        write_report(tmp_path, replace(make_inputs(n=5), partner=broken))
     assert [path.name for path in tmp_path.rglob("*")] == ["index.html"]
     assert (tmp_path / "index.html").read_text(encoding="utf-8") == "old"
 
@@ -537,7 +539,10 @@ def hand_made(**columns: list[Any]) -> ReportInputs:
         pairs=pd.DataFrame(defaults | columns),
         votes=pd.DataFrame(columns=["lr_slice", "hr_slice", "voter", "distance"]),
         low_res=np.zeros((n, 4, 6), np.float32),
-        high_res_slice=lambda number: np.full((8, 12), number / 100, np.float32),
+        partner=lambda row: (
+            np.full((8, 12), row / 100, np.float32),
+            np.full((4, 6), row / 100, np.float32),
+        ),
         slice_spacing_um=(50.0, 25.0),
         pixel_aspect=1.0,
     )

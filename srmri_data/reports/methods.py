@@ -28,7 +28,7 @@ _WORKS = {
 }
 
 
-class Methods(NamedTuple):
+class Paragraph(NamedTuple):
     """What to paste.
 
     Attributes
@@ -53,7 +53,7 @@ class _Citations:
         return f"[{self.names.index(name) + 1}]"
 
 
-def methods(inputs: ReportInputs, series: PairSeries) -> Methods:
+def methods(inputs: ReportInputs, series: PairSeries) -> Paragraph:
     """Describe how the pairs of a run were made.
 
     Parameters
@@ -65,8 +65,8 @@ def methods(inputs: ReportInputs, series: PairSeries) -> Methods:
 
     Returns
     -------
-    Methods
-        Paragraph and references.
+    Paragraph
+        Text and references.
     """
     cite, summary = _Citations(), inputs.summary
     sentences = [_scans(summary, series)]
@@ -83,7 +83,7 @@ def methods(inputs: ReportInputs, series: PairSeries) -> Methods:
     ]
     if used:
         sentences.append(f"Software: {_listed(used)}.")
-    return Methods(" ".join(sentences), [_WORKS[name] for name in cite.names])
+    return Paragraph(" ".join(sentences), [_WORKS[name] for name in cite.names])
 
 
 def _scans(summary: Mapping[str, Any], series: PairSeries) -> str:

@@ -273,8 +273,8 @@ def _keys(summary: Mapping[str, Any], series: PairSeries) -> list[Key]:
     if levels and judged.any():
         # Counted here, not taken from the summary: the chart leaves near-empty slices out too.
         close = int(np.sum(series.spread[judged] <= 1))
-        label = "Voters confirm" if series.by_registration else "Unanimous"
-        for label, count in ((label, levels[0][1]), ("Votes within 1 slice", close)):
+        best = "Voters confirm" if series.by_registration else "Unanimous"
+        for label, count in ((best, levels[0][1]), ("Votes within 1 slice", close)):
             share = _percent(count / int(judged.sum()))
             keys.append(Key(label, str(count), f"{share} of slices with signal"))
     residual = series.residual_um(series.judged)[
@@ -609,7 +609,7 @@ def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _config(config: Mapping[str, Any]) -> str:
-    """Settings of ``--method geometry`` in words."""
+    """Say the settings of ``--method geometry`` in words."""
     names = {
         "tolerance": "tolerance {:g} HR slices",
         "window_mm": "window {:g} mm",

@@ -37,6 +37,7 @@ from srmri_data.run_folder import (
     check_destination,
     new_run,
     open_run,
+    read_certificate,
     read_pairs,
     read_votes,
     with_review_columns,
@@ -156,7 +157,10 @@ def run_pairing(
                 "offset": alignment.geometry.offset,
                 **_voted_line(result.distances, numbers, alignment),
             }
-            plan_facts["registration"] = alignment.registration.describe()
+            plan_facts["registration"] = {
+                **alignment.registration.describe(),
+                "objections": list(alignment.evidence.objections),
+            }
         summary = {
             "schema_version": SCHEMA_VERSION,
             "run": out.name,
@@ -859,38 +863,65 @@ def _report(
     summary: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> None:
-    from srmri_data.reports import ReportInputs, write_report
+    from srmri_data.matched import PlaneGeometry
+    from srmri_data.reports import ReportInputs, partner_images, plane_views, write_report
 
-    rows, cols = (slice(*window) for window in (plan.high_window.rows, plan.high_window.cols))
+    pairs = read_pairs(run)
     registration = summary.get("registration")
+    matrix = None if registration is None else np.array(registration["matrix"])
+    low_frame, high_frame, window = plan.low_frame, plan.high_frame, plan.low_window
+    geometry = PlaneGeometry.of(
+        np.eye(4) if matrix is None else matrix, low_frame, high_frame, window
+    )
 
-    def high_res_slice(number: int) -> NDArray[np.float32]:
+    def partner(row: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        pair = pairs.iloc[row]
         if registration is None:
-            return stacks.high_intensity.apply(stacks.high_slices[number, rows, cols])
-        from srmri_data.matched import PlaneGeometry, plane
+            rows, cols = (slice(*span) for span in (plan.high_window.rows, plan.high_window.cols))
+            sharp = stacks.high_slices[int(pair["hr_slice"]), rows, cols]
+            matched = stacks.high_images[int(pair["hr_slice"]) - plan.high_window.slices[0]]
+            return stacks.high_intensity.apply(sharp), matched
+        # Positions are those of the reference point; planes are named where they cross the middle.
+        tilt = pair["geom_position"] - geometry.at([pair["lr_slice"]])[0]
+        return partner_images(
+            stacks.high_slices,
+            stacks.high_intensity,
+            geometry,
+            low_frame,
+            high_frame,
+            window,
+            float(pair["hr_position"] - tilt),
+        )
 
-        frames = (plan.low_frame, plan.high_frame)
-        geometry = PlaneGeometry.of(np.array(registration["matrix"]), *frames, plan.low_window)
-        image = plane(stacks.high_slices, geometry, *frames, plan.low_window, number)
-        return stacks.high_intensity.apply(image)
-
-    _, row_spacing, col_spacing = plan.low_frame.spacing
+    _, row_spacing, col_spacing = low_frame.spacing
     write_report(
         run,
         ReportInputs(
             # Without the time it took, which would make two drawings of one run differ.
             summary={
                 **{key: value for key, value in summary.items() if key != "seconds"},
+                "config": provenance["config"],
                 "versions": provenance["versions"],
                 "command": provenance["command"],
             },
-            pairs=read_pairs(run),
+            pairs=pairs,
             votes=read_votes(run),
-            low_res=stacks.low_images,
-            high_res_slice=high_res_slice,
-            slice_spacing_um=(plan.low_frame.spacing[0] * 1000, plan.high_frame.spacing[0] * 1000),
+            # As scanned: evening out LR's gain is for the voters.
+            low_res=stacks.low_intensity.apply(stacks.low_slices[window.index]),
+            partner=partner,
+            slice_spacing_um=(low_frame.spacing[0] * 1000, high_frame.spacing[0] * 1000),
             pixel_aspect=row_spacing / col_spacing,
             seed=plan.config.seed,
+            planes=plane_views(
+                stacks.low_slices,
+                low_frame.affine,
+                stacks.low_intensity,
+                stacks.high_slices,
+                high_frame.affine,
+                stacks.high_intensity,
+                matrix if registration is not None and registration["n_starts"] else None,
+            ),
+            certificate=read_certificate(run),
         ),
     )
 

@@ -324,6 +324,37 @@ def read_votes(run: Path) -> pd.DataFrame:
     return _read_table(run / "votes.parquet", VOTES_DTYPES)
 
 
+def read_certificate(run: Path) -> dict[str, Any] | None:
+    """Return ``certificate.json`` of a run folder, which not every run has.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+
+    Returns
+    -------
+    dict or None
+        The certificate; None without one.
+
+    Raises
+    ------
+    FormatError
+        If it is damaged, or written by a version this one does not understand.
+    """
+    path = run / "certificate.json"
+    if not path.is_file():
+        return None
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
+        found = document.get("schema_version") if isinstance(document, dict) else "something else"
+        raise FormatError(
+            f"{path}: schema version {SCHEMA_VERSION} was expected, {found} found",
+            hint="update srmri, or certify the run again",
+        )
+    return document
+
+
 def read_pairs(run: Path) -> pd.DataFrame:
     """Return ``pairs.parquet`` of a run folder.
 

@@ -25,6 +25,7 @@ from srmri_data.reports.series import (
     agreement,
     distance_maps,
     pairwise_agreement,
+    score_maps,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ _MARKS: Mapping[str, Mapping[str, Any]] = {
 _PLACEHOLDERS = {name: f"#fe01{i:02x}" for i, name in enumerate(PALETTE)}
 _LIGHT = {name: colour.light for name, colour in PALETTE.items()}
 
+_MARK = "#ffb000"
+"""What is drawn on a map, whatever the page's colours."""
+
 _HALF, _WIDE, _NARROW = 500, 1000, 380
 
 Palette = Mapping[str, str]
@@ -99,7 +103,11 @@ class Chart:
 
 
 def run_charts(
-    series: PairSeries, votes: pd.DataFrame, *, estimated_offset_um: float | None = None
+    series: PairSeries,
+    votes: pd.DataFrame,
+    *,
+    voted_offset_um: float | None = None,
+    reliability: Sequence[Mapping[str, float]] = (),
 ) -> dict[str, Chart]:
     """Build the charts a run has data for.
 
@@ -109,21 +117,24 @@ def run_charts(
         The run.
     votes : DataFrame
         Columns ``lr_slice, hr_slice, voter, distance``.
-    estimated_offset_um : float, optional
-        Offset the votes ask for beyond the affines, in µm.
+    voted_offset_um : float, optional
+        Offset the votes ask for beyond the geometry, in µm.
+    reliability : sequence of mapping
+        ``confidence``, ``share_right`` and ``n`` per bin, from the certificate.
 
     Returns
     -------
     mapping of str to Chart
         By name: ``correspondence``, and where there is something to draw
-        ``agreement``, ``margins``, ``distances`` and ``errors``.
+        ``scores`` or ``distances``, ``agreement``, ``confidence``, ``margins``, ``errors`` and
+        ``reliability``.
     """
     charts = [
         Chart(
             "correspondence",
-            "Top: HR position against LR slice, with the votes of each voter and the line the "
-            "affines predict. Bottom: the same as a distance from that line in micrometres.",
-            partial(_draw_correspondence, series, estimated_offset_um),
+            "Top: HR position against LR slice, with the votes of each voter and the line by the "
+            f"{series.reference}. Bottom: the same as a distance from that line in micrometres.",
+            partial(_draw_correspondence, series, voted_offset_um),
             (_WIDE, _NARROW),
         )
     ]
@@ -138,6 +149,16 @@ def run_charts(
                 (_HALF, _NARROW),
             )
         )
+    if np.isfinite(series.confidence[~series.empty]).any():
+        charts.append(
+            Chart(
+                "confidence",
+                "Histogram of the confidence, accepted slices and slices that wait for review "
+                "apart.",
+                partial(_draw_confidence, series),
+                (_HALF, _NARROW),
+            )
+        )
     if np.isfinite(series.margin[~series.empty]).any():
         charts.append(
             Chart(
@@ -148,7 +169,18 @@ def run_charts(
                 (_HALF, _NARROW),
             )
         )
-    maps = distance_maps(votes, series)
+    scores = score_maps(votes, series) if series.by_registration else {}
+    maps = {} if series.by_registration else distance_maps(votes, series)
+    if scores:
+        charts.append(
+            Chart(
+                "scores",
+                "Maps of the cost of HR slices near the registration, LR slices downwards: joint "
+                "cost of all voters with the monotone path, then each voter with its picks.",
+                partial(_draw_scores, series, scores),
+                (_WIDE, _NARROW),
+            )
+        )
     if maps:
         charts.append(
             Chart(
@@ -166,6 +198,16 @@ def run_charts(
                 "Histogram of the error of the decided positions in HR slices, accepted slices "
                 "and slices that wait for review apart.",
                 partial(_draw_errors, series),
+                (_HALF, _NARROW),
+            )
+        )
+    if reliability:
+        charts.append(
+            Chart(
+                "reliability",
+                "Share of pairs that were right against the confidence stated for them, on "
+                "simulated scans; the diagonal is perfect calibration.",
+                partial(_draw_reliability, reliability),
                 (_HALF, _NARROW),
             )
         )
@@ -350,7 +392,7 @@ def _figure(width: int, height: int) -> Figure:
 
 
 def _draw_correspondence(
-    series: PairSeries, estimated_offset_um: float | None, palette: Palette, width: int
+    series: PairSeries, voted_offset_um: float | None, palette: Palette, width: int
 ) -> Figure:
     from matplotlib.markers import CARETDOWN, CARETUP
 
@@ -361,20 +403,24 @@ def _draw_correspondence(
 
     for axes in (top, bottom):
         _shade_empty(axes, series, palette)
-    top.plot(slices, series.expected, color=palette["band"], lw=3, label="Geometry (affines)")
+    geometry = "Registration" if series.registered else "Geometry (affines)"
+    top.plot(slices, series.expected, color=palette["band"], lw=3, label=geometry)
     bottom.axhline(0, color=palette["band"], lw=3)
+    tolerance_um = series.tolerance * series.high_res_um
+    unit = "slice" if series.tolerance == 1 else "slices"
     bottom.axhspan(
-        -series.high_res_um,
-        series.high_res_um,
+        -tolerance_um,
+        tolerance_um,
         color=palette["grid"],
         lw=0,
         zorder=0.5,
-        label="± 1 HR slice",
+        label=f"± {series.tolerance:g} HR {unit}"
+        + (", tolerance" if series.by_registration else ""),
     )
     limit = _residual_limit(series)
-    if estimated_offset_um is not None and abs(estimated_offset_um) < limit:
+    if voted_offset_um is not None and abs(voted_offset_um) < limit:
         bottom.axhline(
-            estimated_offset_um, color=palette["muted"], lw=1, ls=(0, (6, 3)),
+            voted_offset_um, color=palette["muted"], lw=1, ls=(0, (6, 3)),
             label="Offset by the votes",
         )  # fmt: skip
 
@@ -413,9 +459,9 @@ def _draw_correspondence(
     top.set_ylabel("HR slice")
     stray = f"{beyond} vote{'' if beyond == 1 else 's'} beyond" if beyond else ""
     if stray and narrow:
-        bottom.set_title(f"Residual to geometry; {stray}")
+        bottom.set_title(f"Residual to {series.reference}; {stray}")
     else:
-        bottom.set_title("Residual to geometry")
+        bottom.set_title(f"Residual to {series.reference}")
         bottom.set_title(
             stray and f"{stray} \u00b1 {limit:.0f} µm, at the edge", loc="right",
             color=palette["muted"], weight="normal",
@@ -427,7 +473,17 @@ def _draw_correspondence(
     bottom.set_xlim(slices.min() - 1, slices.max() + 1)
     found = dict(zip(*reversed(bottom.get_legend_handles_labels()), strict=True))
     found |= dict(zip(*reversed(top.get_legend_handles_labels()), strict=True))
-    order = ("Geometry", *VOTERS.values(), "Accepted", "Waits", "Truth", "± 1", "Offset", "Near")
+    order = (
+        "Geometry",
+        "Registration",
+        *VOTERS.values(),
+        "Accepted",
+        "Waits",
+        "Truth",
+        "± 1",
+        "Offset",
+        "Near",
+    )
     labels = sorted(found, key=lambda label: [label.startswith(word) for word in order].index(True))
     figure.legend(
         [found[label] for label in labels], labels, loc="outside upper left",
@@ -485,7 +541,12 @@ def _draw_agreement(series: PairSeries, palette: Palette, width: int) -> Figure:
             textcoords="offset points", va="center",
         )  # fmt: skip
     _bar_axis(top, at, [label for label, _ in counts], limit=1.28 * max(1, values.max()))
-    top.set_title("Votes behind each decision, slices")
+    top.set_title(
+        f"Voters within {series.tolerance:g} slice{'' if series.tolerance == 1 else 's'} of the "
+        f"{series.reference}"
+        if series.by_registration
+        else "Votes behind each decision, slices"
+    )
 
     at = np.arange(len(voters))
     for shift, height, kind in ((-0.2, 0.36, "exact"), (0.2, 0.36, "within_1")):
@@ -527,6 +588,104 @@ def _draw_margins(series: PairSeries, palette: Palette, width: int) -> Figure:
     axes.set_title("Margin of the best candidate over the next")
     axes.set_xlabel("Margin (small: two HR slices fit equally well)")
     return figure
+
+
+def _draw_confidence(series: PairSeries, palette: Palette, width: int) -> Figure:
+    figure = _figure(width, 330)
+    axes = figure.subplots()
+    kept = ~series.empty & np.isfinite(series.confidence)
+    _stacked(axes, series.confidence, kept, np.linspace(0, 1, 21), series, palette)
+    figure.legend(loc="outside lower left", ncols=2)
+    axes.set_xlim(0, 1)
+    if series.by_registration:
+        axes.set_title("Confidence")
+        axes.set_xlabel("Chance that the pair is within one HR slice")
+    else:
+        axes.set_title("Share of voters that agree")
+        axes.set_xlabel("Confidence of the paper's vote (not calibrated)")
+    return figure
+
+
+def _draw_reliability(
+    reliability: Sequence[Mapping[str, float]], palette: Palette, width: int
+) -> Figure:
+    figure = _figure(width, 360)
+    axes = figure.subplots()
+    stated, right, n = (
+        np.array([float(row[key]) for row in reliability])
+        for key in ("confidence", "share_right", "n")
+    )
+    order = np.argsort(stated)
+    axes.plot([0, 1], [0, 1], color=palette["band"], lw=3, label="Perfect")
+    axes.plot(stated[order], right[order], color=palette["accept"], lw=1.2)
+    axes.scatter(
+        stated, right, s=25 + 180 * np.sqrt(n / max(1.0, n.max())), color=palette["accept"],
+        alpha=0.75, lw=0, label="This scan, simulated (area: pairs)",
+    )  # fmt: skip
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.08), xlabel="Confidence stated")
+    axes.set_ylabel("Share right")
+    axes.set_title("Reliability of the confidence")
+    figure.legend(loc="outside lower left", ncols=2 if width > _NARROW else 1)
+    return figure
+
+
+def _draw_scores(
+    series: PairSeries,
+    maps: Mapping[str, tuple[np.ndarray, tuple[float, float, float, float]]],
+    palette: Palette,
+    width: int,
+) -> Figure:
+    narrow = width < _WIDE
+    figure = _figure(width, 760 if narrow else 560)
+    shape = (-(-len(maps) // 2), 2) if narrow else (1, len(maps))
+    panels = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes in panels[len(maps) :]:
+        axes.set_axis_off()
+    for axes, (name, (picture, edges)) in zip(panels, maps.items(), strict=False):
+        left, right, top, bottom = edges
+        mesh = axes.imshow(
+            picture, extent=(left, right, bottom, top), origin="upper", aspect="auto",
+            interpolation="none", cmap=_valley(), vmin=0, vmax=1,
+        )  # fmt: skip
+        axes.axvline(0, color="#ffffff", lw=1.4, ls=(0, (5, 3)), label="Registration")
+        if name == "joint":
+            at = np.where(series.empty, np.nan, series.path) - series.expected
+            axes.plot(at, series.low_res_slice, color=_MARK, lw=1.8, label="Monotone path")
+            axes.set_title("All voters")
+        else:
+            axes.plot(
+                series.votes[name] - series.expected, series.low_res_slice, ls="none", marker="o",
+                ms=2.4, mew=0, color=_MARK,
+            )  # fmt: skip
+            axes.set_title(VOTERS[name])
+        axes.set(xlim=(left, right), ylim=(bottom, top))
+        axes.grid(visible=False)
+        _integer_axis(axes.yaxis)
+        axes.xaxis.set_major_locator(_few_integers())
+        axes.label_outer()
+    for axes in panels[:: shape[1]]:
+        axes.set_ylabel("LR slice")
+    label = "Offset, HR slices" if narrow else f"Offset from the {series.reference}, HR slices"
+    figure.supxlabel(label, size=12, color=palette["muted"])
+    bar = figure.colorbar(
+        mesh, ax=list(panels), location="top", aspect=40, shrink=0.5, pad=0.02, ticks=[0, 1]
+    )
+    bar.ax.set_xticklabels(["best", "median or worse"])
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _few_integers() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=5, integer=True, symmetric=True)
+
+
+def _valley() -> Any:
+    """One hue, readable beside both page colours; marks on it are its complement."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("valley", ["#08203f", "#2f5d8c", "#86a9cb", "#d5e0ea"])
 
 
 def _draw_errors(series: PairSeries, palette: Palette, width: int) -> Figure:
@@ -587,12 +746,6 @@ def _draw_distances(
     palette: Palette,
     width: int,
 ) -> Figure:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    # One hue, readable beside both page colours; the picks are its complement.
-    colours = LinearSegmentedColormap.from_list(
-        "valley", ["#08203f", "#2f5d8c", "#86a9cb", "#d5e0ea"]
-    )
     stacked = width < _WIDE
     figure = _figure(width, 270 * len(maps) if stacked else 400)
     shape = (len(maps), 1) if stacked else (1, len(maps))
@@ -602,12 +755,12 @@ def _draw_distances(
         thinned, across, up = _thinned(picture)
         mesh = axes.imshow(
             thinned, extent=(left, left + across, bottom, bottom + up), origin="lower",
-            aspect="auto", interpolation="none", cmap=colours, vmin=0, vmax=1,
+            aspect="auto", interpolation="none", cmap=_valley(), vmin=0, vmax=1,
         )  # fmt: skip
         axes.set(xlim=(left, right), ylim=(bottom, top))
         axes.plot(
             series.low_res_slice, series.votes[name], ls="none", marker="o", ms=2.2, mew=0,
-            color="#ffb000",
+            color=_MARK,
         )  # fmt: skip
         axes.set_title(VOTERS[name])
         axes.grid(visible=False)

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 
+from srmri_data.reports.planes import Image, checkerboard, like
 from srmri_data.reports.series import PairFloats, PairSeries, ReportInputs
 
-# The underscores let LR and HR images, of different sizes, stand in one call.
-Image = Float32[np.ndarray, "_row _col"]
 Rows = Int64[np.ndarray, " chosen"]
+
+_CONTRAST = 1.5
+"""Grey levels of a difference picture per unit of intensity."""
 
 _EDGES = (560, 480, 400, 320, 240, 160)
 """Longest side of a picture in pixels: the first that fits the byte budget is used."""
@@ -31,12 +33,22 @@ class Tile:
         Why this pair is shown.
     low_res, high_res : (rows, cols) ndarray
         The two slices in [0, 1]; `high_res` is None when no partner was chosen.
+    checker, difference : (rows, cols) ndarray or None
+        Patches of LR and HR in turn, and LR minus HR about mid-grey, both at LR's pixels.
     """
 
     row: int
     why: str
     low_res: Image
     high_res: Image | None
+    checker: Image | None = None
+    difference: Image | None = None
+
+    @property
+    def images(self) -> list[Image]:
+        """All pictures there are, LR first."""
+        found = (self.low_res, self.high_res, self.checker, self.difference)
+        return [image for image in found if image is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +104,10 @@ def tile_groups(inputs: ReportInputs, series: PairSeries, *, count: int = 6) -> 
         TileGroup(
             "worst",
             "Worst pairs",
-            "The smallest margins between best and next candidate, and the positions farthest "
-            "from the rest of the run.",
+            "The lowest confidence, and the votes farthest from the rest of the run."
+            if series.by_registration
+            else "The smallest margins between best and next candidate, and the positions "
+            "farthest from the rest of the run.",
             _tiles(inputs, series, worst),
         ),
         TileGroup(
@@ -131,18 +145,23 @@ def png_images(images: Sequence[Image], *, max_bytes: int) -> list[bytes]:
 
 
 def _worst(series: PairSeries, usable: Rows, count: int) -> dict[int, str]:
-    residual = series.residual_um(series.position)
+    residual = series.residual_um(series.judged)
     if np.isfinite(residual[usable]).any():
         residual = residual - np.nanmedian(residual[usable])
-    by_margin = _ordered(series.margin, usable)
+    # A margin near zero is no fault where positions come from the geometry: neighbours tie there.
+    doubt, word = (
+        (series.confidence, "low confidence") if series.by_registration
+        else (series.margin, "small margin")
+    )  # fmt: skip
+    by_doubt = _ordered(doubt, usable)
     by_residual = _ordered(-np.abs(residual), usable)
     # A residual of less than one HR slice is the rounding of the vote, not a finding.
     by_residual = by_residual[np.abs(residual[by_residual]) > series.high_res_um]
     chosen: dict[int, str] = {}
-    for rank in range(max(len(by_margin), len(by_residual), 0)):
-        if rank < len(by_margin):
-            row = int(by_margin[rank])
-            chosen.setdefault(row, f"small margin, {series.margin[row]:.3g}")
+    for rank in range(max(len(by_doubt), len(by_residual), 0)):
+        if rank < len(by_doubt):
+            row = int(by_doubt[rank])
+            chosen.setdefault(row, f"{word}, {doubt[row]:.3g}")
         if rank < len(by_residual):
             row = int(by_residual[rank])
             chosen.setdefault(row, f"{abs(residual[row]):.0f} µm from the run's median offset")
@@ -154,7 +173,7 @@ def _worst(series: PairSeries, usable: Rows, count: int) -> dict[int, str]:
 def _disagreeing(
     series: PairSeries, usable: Rows, count: int, *, shown: set[int]
 ) -> dict[int, str]:
-    split = usable[series.n_votes[usable] < len(series.votes)]
+    split = usable[series.spread[usable] > 0]
     rows = [int(row) for row in _ordered(-series.spread, split) if int(row) not in shown]
     reasons = {}
     for row in rows[:count]:
@@ -173,9 +192,14 @@ def _ordered(values: PairFloats, rows: Rows) -> Int64[np.ndarray, " kept"]:
 def _tiles(inputs: ReportInputs, series: PairSeries, rows: dict[int, str]) -> list[Tile]:
     tiles = []
     for row, why in rows.items():
-        partner = series.high_res_slice[row]
-        high_res = inputs.high_res_slice(int(partner)) if np.isfinite(partner) else None
-        tiles.append(Tile(row, why, inputs.low_res[row], high_res))
+        low_res = inputs.low_res[row]
+        if not np.isfinite(series.high_res_slice[row]):
+            tiles.append(Tile(row, why, low_res, None))
+            continue
+        high_res, matched = inputs.partner(row)
+        matched = like(low_res, matched)
+        difference = np.clip(0.5 + _CONTRAST * (low_res - matched), 0, 1).astype(np.float32)
+        tiles.append(Tile(row, why, low_res, high_res, checkerboard(low_res, matched), difference))
     return tiles
 
 

@@ -14,16 +14,31 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from srmri_data.reports import ReportInputs, render_page, write_report
+from srmri_data.consensus import Evidence, geometry_vote, vote_table
+from srmri_data.matched import PlaneGeometry
+from srmri_data.reports import (
+    PlaneView,
+    ReportInputs,
+    partner_images,
+    plane_views,
+    render_page,
+    write_report,
+)
 from srmri_data.reports.figures import PALETTE, run_charts, svg
+from srmri_data.reports.methods import methods
 from srmri_data.reports.mosaic import png_images, tile_groups
+from srmri_data.reports.planes import checkerboard, like
 from srmri_data.reports.series import (
     agreement,
+    agreement_figures,
     distance_maps,
     error_table,
     pair_series,
     pairwise_agreement,
+    score_maps,
+    voter_bias,
 )
+from srmri_data.reports.what_if import what_if
 
 ALL_VOTERS = ("pca", "lpips", "ssim")
 
@@ -132,7 +147,7 @@ def make_inputs(
         "queued": int((~auto & ~empty).sum()),
         "seconds": 134.2,
         "voxel_ratio": [2.0, 2.0, 2.0],
-        "geometry": {"slope": 2.0, "offset": 0.5, "estimated_offset": 0.5 + offset},
+        "geometry": {"slope": 2.0, "offset": 0.5, "voted_offset": 0.5 + offset},
         "lr": {
             "path": "/scans/m07_20240611/12/pdata/1",
             "shape": [shape[1], shape[0], n + 2 * trim],
@@ -180,17 +195,19 @@ def make_inputs(
     noise = generator.normal(0, 0.03, (n, *shape)).astype(np.float32)
     low_res = np.stack([brain_slice(t / total, *shape) for t in true]) + noise
 
-    def high_res_slice(number: int) -> np.ndarray:
+    def partner(row: int) -> tuple[np.ndarray, np.ndarray]:
+        number = int(pairs["hr_slice"][row])
         image = brain_slice(number / total, 2 * shape[0], 2 * shape[1])
         grain = np.random.default_rng(number).normal(0, 0.02, image.shape)
-        return np.clip(image + grain, 0, 1).astype(np.float32)
+        sharp = np.clip(image + grain, 0, 1).astype(np.float32)
+        return sharp, sharp.reshape(shape[0], 2, shape[1], 2).mean(axis=(1, 3))
 
     return ReportInputs(
         summary=document | summary,
         pairs=pairs,
         votes=pd.concat(tables, ignore_index=True),
         low_res=np.clip(low_res, 0, 1).astype(np.float32),
-        high_res_slice=high_res_slice,
+        partner=partner,
         slice_spacing_um=(50.0, 25.0),
         pixel_aspect=1.0,
     )
@@ -270,7 +287,7 @@ def test_every_figure_is_written_beside_the_page(run: tuple[Path, ReportInputs])
 
     folder, _ = run
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    charts = ("correspondence", "agreement", "margins", "distances", "errors")
+    charts = ("correspondence", "agreement", "confidence", "margins", "distances", "errors")
     mosaics = ("mosaic_random", "mosaic_worst", "mosaic_disagreeing")
     assert names == {"index.html", *(f"figures/{name}.png" for name in charts + mosaics)}
     for name in names - {"index.html"}:
@@ -419,7 +436,7 @@ def test_same_run_gives_the_same_bytes(run: tuple[Path, ReportInputs], tmp_path:
     folder, _ = run
     write_report(tmp_path, make_inputs(n=40, n_empty=3))
     files = [path.relative_to(folder) for path in folder.rglob("*.*")]
-    assert len(files) == 9
+    assert len(files) == 10
     for file in files:
         assert (folder / file).read_bytes() == (tmp_path / file).read_bytes(), file
 
@@ -515,11 +532,11 @@ def test_bare_run_without_a_summary() -> None:
 def test_nothing_half_written_when_a_slice_can_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("old", encoding="utf-8")
 
-    def broken(number: int) -> np.ndarray:
-        raise OSError(f"slice {number}")
+    def broken(row: int) -> tuple[np.ndarray, np.ndarray]:
+        raise OSError(f"slice of row {row}")
 
     with pytest.raises(OSError, match="slice"):
-        write_report(tmp_path, replace(make_inputs(n=5), high_res_slice=broken))
+        write_report(tmp_path, replace(make_inputs(n=5), partner=broken))
     assert [path.name for path in tmp_path.rglob("*")] == ["index.html"]
     assert (tmp_path / "index.html").read_text(encoding="utf-8") == "old"
 
@@ -537,7 +554,10 @@ def hand_made(**columns: list[Any]) -> ReportInputs:
         pairs=pd.DataFrame(defaults | columns),
         votes=pd.DataFrame(columns=["lr_slice", "hr_slice", "voter", "distance"]),
         low_res=np.zeros((n, 4, 6), np.float32),
-        high_res_slice=lambda number: np.full((8, 12), number / 100, np.float32),
+        partner=lambda row: (
+            np.full((8, 12), row / 100, np.float32),
+            np.full((4, 6), row / 100, np.float32),
+        ),
         slice_spacing_um=(50.0, 25.0),
         pixel_aspect=1.0,
     )
@@ -644,3 +664,297 @@ def test_charts_are_drawn_at_every_width_with_their_own_ids() -> None:
     assert 'id="margins-380-' in narrow
     assert "DejaVu" not in wide
     assert "xmlns" not in wide
+
+
+def geometry_inputs(
+    n: int = 20,
+    *,
+    tolerance: float = 1.0,
+    objections: tuple[str, ...] = (),
+    n_starts: int = 8,
+    skip: tuple[str, ...] = (),
+    certificate: dict[str, Any] | None = None,
+) -> ReportInputs:
+    """Make a run of the registration: tilted planes, one lost voter, an ambiguous slice."""
+    generator = np.random.default_rng(5)
+    numbers, candidates = np.arange(n), np.arange(2 * n + 6)
+    slope, offset, tilt = 2.0, 2.3, 0.7
+    centre = slope * numbers + offset
+    away = candidates[None, :] - centre[:, None]
+    distances = {}
+    for k, voter in enumerate(ALL_VOTERS):
+        wander = generator.normal(0, 0.1 + 0.15 * k, n)
+        if voter == "ssim":
+            wander[3] = 4.0
+        wander[7] += 1.6
+        distance = 1 - np.exp(-np.abs(away - wander[:, None]) / 3)
+        distances[voter] = np.where(np.abs(away) <= 6, distance, np.nan).astype(np.float32)
+    evidence = Evidence(
+        centre, centre + tilt, np.full(n, 0.02), np.full(n, 0.9), slope, 0.97, 0.1, objections
+    )
+    decisions = geometry_vote(distances, candidates, evidence, tolerance=tolerance)
+    position = centre + tilt
+    pairs = pd.DataFrame(
+        {
+            "lr_slice": numbers,
+            "hr_slice": [d.hr_slice for d in decisions],
+            "hr_position": position,
+            "offset_um": 80.0,
+            **{f"vote_{v}": [d.votes[v] for d in decisions] for v in ALL_VOTERS},
+            **{
+                name: [getattr(d, name) for d in decisions]
+                for name in ("n_votes", "spread", "margin", "confidence", "status", "reason")
+            },
+            "empty": numbers == n - 1,
+            "geom_position": position,
+            "position_error": 0.02,
+            "similarity": 0.9,
+            "path_slice": pd.array([d.path_slice for d in decisions], dtype="Int32"),
+        }
+    )
+    pairs.loc[pairs["empty"], "status"] = "review"
+    plain = make_inputs(n=n, truth=False)
+    registration = {
+        "matrix": np.eye(4).tolist(), "angles_deg": [0.5, -1.9, 1.1],
+        "shift_um": [-60.0, 80.0, 0.0], "metric": "correlation", "score": 0.86, "ceiling": 0.9, "quality": 0.96,
+        "scale": [1.0, 1.001, 0.999], "is_scaled": False, "overlap": 1.0, "spread_um": 3.0,
+        "n_starts": n_starts, "n_agreeing": n_starts, "objections": list(objections),
+    }  # fmt: skip
+    board = np.zeros((9, 12), np.float32)
+    views = [
+        PlaneView(name, board, board if n_starts else None, (0.41, 0.93))
+        for name in ("Coronal", "Axial", "Sagittal")
+    ]
+    return replace(
+        plain,
+        summary={
+            **plain.summary,
+            "method": "geometry",
+            "trim": "15",
+            "geometry": {"slope": slope, "offset": offset, "voted_offset": offset + 0.1},
+            "registration": registration,
+            "config": {
+                "tolerance": tolerance,
+                "window_mm": 1.0,
+                "n_starts": 6,
+                "seed": 4,
+                "metric": "auto",
+                "skip": list(skip),
+            },
+        },
+        pairs=pairs,
+        votes=pd.DataFrame(vote_table(distances, numbers, candidates)),
+        partner=lambda row: (np.full((64, 90), 0.5, np.float32), plain.low_res[row]),
+        planes=views,
+        certificate=certificate,
+    )
+
+
+CERTIFICATE = {
+    "schema_version": 1,
+    "noise_sigma": 0.05,
+    "motion": {"shift_um": 100.0, "tilt_deg": 2.0},
+    "ece": 0.031,
+    "cases": [
+        {"name": "still", "title": "No motion", "n_runs": 20, "n_slices": 2000, "accepted": 0.987,
+         "exact": 1.0, "mae_slices": 0.01, "mae_um": 0.25, "p95_slices": 0.02, "p95_um": 0.5,
+         "blunders": 0, "wrongly_accepted": 0},
+    ],
+    "reliability": [
+        {"confidence": 0.3, "share_right": 0.25, "n": 40},
+        {"confidence": 0.95, "share_right": 0.97, "n": 1900},
+    ],
+}  # fmt: skip
+
+
+def test_a_run_by_registration_is_told_relative_to_it() -> None:
+    inputs = geometry_inputs(certificate=CERTIFICATE)
+    page = assert_self_contained(render_page(inputs, name="run"))
+    for words in (
+        "The animal moved 100 µm and turned 1.9°",
+        "Positions are those of the registration",
+        "1 HR slice (25 µm)",
+        "Coronal, registered r = 0.93",
+        "Expected calibration error 3.1 %",
+        "No motion 20 2000 98.7 % 100.0 %",
+        "Gwet’s AC1",
+        "Fleiss’ kappa",
+        "1 slice, 25 µm (this run)",
+        "from 8 starts within 1 mm of the scanner's coordinates (seed 4)",
+        "after leaving out 15 slices at each end",
+    ):
+        assert words.replace("\xa0", " ") in page.text.replace("\xa0", " "), words
+    assert "What each voter saw" not in page.text
+    assert "not believed" not in page.text
+
+
+def test_an_objection_stands_before_everything_else() -> None:
+    inputs = geometry_inputs(objections=("the image is <b>mirrored</b>",))
+    page = assert_self_contained(render_page(inputs, name="run"))
+    assert "0 of 20 slices paired, 20 wait for review" in page.text
+    assert "The image is <b>mirrored</b>." in page.text
+    assert page.text.index("The registration is not believed") < page.text.index("What to do next")
+    assert {row.queued for row in what_if(inputs, pair_series(inputs))} == {20}
+
+
+def test_a_run_without_registration_says_so() -> None:
+    page = assert_self_contained(
+        render_page(geometry_inputs(n_starts=0, skip=("register", "path")), name="run")
+    )
+    assert "Nothing was registered in this run" in page.text
+    assert "Positions are those of the affines" in page.text
+    assert "by the scanner's coordinates alone" in page.text
+    assert "The animal moved" not in page.text
+    assert "monotone path" not in page.text
+
+
+@pytest.mark.parametrize("tolerance", [0.5, 1.0, 2.0])
+def test_what_if_at_the_settings_of_the_run_is_the_run(tolerance: float) -> None:
+    inputs = geometry_inputs(tolerance=tolerance)
+    rows = what_if(inputs, pair_series(inputs))
+    widest = max(row.window or 0 for row in rows)
+    (same,) = [row for row in rows if (row.tolerance, row.window) == (tolerance, widest)]
+    assert same.queued == int((inputs.pairs["status"] == "review").sum())
+    queued = [row.queued for row in rows if row.window == widest]
+    assert queued == sorted(queued, reverse=True)
+    assert queued[0] > queued[-1] >= 1
+
+
+def test_what_if_of_the_paper_starts_at_its_rule() -> None:
+    series = pair_series(
+        hand_made(
+            lr_slice=[0, 1, 2],
+            vote_pca=[5, 5, 5],
+            vote_lpips=[5, 6, 9],
+            vote_ssim=[9, 8, 20],
+        )
+    )
+    assert [(row.tolerance, row.queued) for row in what_if(hand_made(lr_slice=[0]), series)] == [
+        (0.0, 2), (1.0, 1), (2.0, 1), (3.0, 1),
+    ]  # fmt: skip
+
+
+def test_scores_lie_at_their_offset_from_the_registration() -> None:
+    inputs = geometry_inputs()
+    series = pair_series(inputs)
+    maps = score_maps(inputs.votes, series)
+    assert list(maps) == ["joint", *ALL_VOTERS]
+    picture, (left, right, top, bottom) = maps["pca"]
+    assert (left, right, top, bottom) == (-6.5, 6.5, -0.5, 19.5)
+    offsets = np.linspace(left, right, 2 * picture.shape[1] + 1)[1::2]
+    for row in (0, 5, 12):
+        best = offsets[picture[row] == 0]
+        assert best.size
+        assert np.abs(best).max() < 1.1
+    # The path is given at the reference point, the maps where the plane crosses the middle.
+    path = series.path - series.expected
+    whole = path + series.centre
+    np.testing.assert_allclose(whole, np.rint(whole), atol=1e-9)
+    assert np.abs(path).max() <= 2.5
+
+
+def test_agreement_figures_are_gwets_and_fleiss() -> None:
+    series = pair_series(
+        hand_made(
+            lr_slice=[0, 1, 2, 3],
+            vote_pca=[0, 0, 1, 1],
+            vote_ssim=[0, 0, 1, 0],
+        )
+    )
+    found = agreement_figures(series, n_candidates=2)
+    assert found is not None
+    # Observed 3/4; five of eight votes name slice 0.
+    p = 5 / 8
+    ac1, kappa = 2 * p * (1 - p), p**2 + (1 - p) ** 2
+    assert found.ac1 == pytest.approx((0.75 - ac1) / (1 - ac1))
+    assert found.kappa == pytest.approx((0.75 - kappa) / (1 - kappa))
+    assert (found.unanimous, found.within_1, found.median_spread_um) == (0.75, 1.0, 0.0)
+    assert (
+        agreement_figures(pair_series(hand_made(lr_slice=[0], vote_pca=[1])), n_candidates=2)
+        is None
+    )
+
+
+def test_bias_is_signed_and_in_micrometres() -> None:
+    series = pair_series(
+        hand_made(lr_slice=[0, 1, 2], empty=[False, False, True], geom_position=[4.0, 6.0, 8.0],
+                  vote_pca=[5, 9, 90])
+    )  # fmt: skip
+    (row,) = voter_bias(series)
+    assert (row.slices, row.mean_um, row.within) == (2, 50.0, 0.5)
+    assert row.sd_um == pytest.approx(np.std([25, 75], ddof=1))
+
+
+def test_methods_name_what_was_used_and_nothing_else() -> None:
+    inputs = make_inputs(n=8, voters=("pca", "ssim"), truth=False, trim=0)
+    paper = methods(inputs, pair_series(inputs))
+    assert "SimpleITK" not in paper.text
+    assert "AlexNet" not in paper.text
+    geometry = geometry_inputs()
+    found = methods(geometry, pair_series(geometry))
+    assert "SimpleITK" in found.text
+    for one in (paper, found):
+        cited = [int(number) for number in re.findall(r"\[(\d+)\]", one.text)]
+        assert list(dict.fromkeys(cited)) == list(range(1, len(one.references) + 1))
+
+
+def phantom(shape: tuple[int, int, int], spacing: float, shift: float = 0.0) -> np.ndarray:
+    """Blobs in a ball, sampled at voxel centres of a field of view of 8 mm about 0."""
+    z, y, x = (
+        (np.arange(size) - (size - 1) / 2) * spacing + (shift if axis == 0 else 0)
+        for axis, size in enumerate(shape)
+    )
+    z, y, x = np.meshgrid(z, y, x, indexing="ij")
+    ball = 1 / (1 + np.exp(8 * (np.sqrt(x**2 + y**2 + z**2) - 2.8)))
+    return ball * (1 + 0.5 * np.sin(2.5 * x + 1) * np.cos(2 * y) * np.sin(2.2 * z + 0.5))
+
+
+def frame_of(shape: tuple[int, int, int], spacing: float) -> Any:
+    """Coronal stack: slices to anterior, rows to inferior, columns to right."""
+    from srmri_data.slices import stack_frame
+
+    sizes = (shape[2], shape[0], shape[1])
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = [-(size - 1) / 2 * spacing for size in sizes]
+    return stack_frame(affine, sizes, "coronal")
+
+
+def test_planes_and_partners_follow_the_registration() -> None:
+    from srmri_data.slices import IntensityMap, Window
+
+    low, high = phantom((40, 40, 40), 0.2), phantom((80, 80, 80), 0.1, shift=-0.5)
+    low, high = low[:, ::-1], high[:, ::-1]
+    low_frame, high_frame = frame_of(low.shape, 0.2), frame_of(high.shape, 0.1)
+    matrix = np.eye(4)
+    matrix[1, 3] = 0.5
+    unit = IntensityMap(0.0, 1.6, 0.2)
+    views = plane_views(low, low_frame.affine, unit, high, high_frame.affine, unit, matrix)
+    assert [view.name for view in views] == ["Coronal", "Axial", "Sagittal"]
+    for view in views:
+        assert view.by_registration is not None
+        assert view.by_registration.shape == view.by_headers.shape
+        assert view.correlation[1] > 0.99 > view.correlation[0]
+    plain = plane_views(low, low_frame.affine, unit, high, high_frame.affine, unit, None)
+    assert plain[0].by_registration is None
+    assert plane_views(0 * low, np.eye(4), unit, high, np.eye(4), unit, None) == []
+
+    window = Window((0, 40), (0, 40), (0, 40))
+    geometry = PlaneGeometry.of(matrix, low_frame, high_frame, window)
+    frames = (low_frame, high_frame, window)
+    position = float(geometry.at(np.array([20]))[0])
+    assert position == pytest.approx(2 * 20 + 0.5 + 5)
+    sharp, matched = partner_images(high, unit, geometry, *frames, position)
+    assert (sharp.shape, matched.shape) == ((80, 80), (40, 40))
+    error = np.abs(matched - unit.apply(low[20]))
+    assert error.max() < 0.05
+    _, away = partner_images(high, unit, geometry, *frames, position + 4)
+    assert np.abs(away - unit.apply(low[20])).max() > 2 * error.max()
+
+
+def test_checkerboard_alternates_and_brightness_is_matched() -> None:
+    board = checkerboard(np.zeros((4, 8), np.float32), np.ones((4, 8), np.float32), tiles=4)
+    assert board[0].tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert board[2].tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
+    image = np.array([[0.0, 0.2], [0.4, 0.1]], np.float32)
+    np.testing.assert_allclose(like(2 * image, image), 2 * image, atol=1e-6)
+    np.testing.assert_allclose(like(0 * image, image), image, atol=1e-6)

@@ -129,7 +129,7 @@ def run_pairing(
     # All of the input is read before anything is written.
     stacks = Stacks.read(plan, step)
     result = pair_stacks(plan, stacks, truth=truth, progress=step)
-    alignment, pairs, stacks = result.alignment, result.pairs, result.stacks
+    alignment, pairs = result.alignment, result.pairs
     to_world = np.eye(4) if alignment is None else alignment.registration.matrix
     with new_run(out, force=force) as run:
         step("writing HR on LR's planes", 0, 1)
@@ -882,7 +882,7 @@ def _report(
             matched = stacks.high_images[int(pair["hr_slice"]) - plan.high_window.slices[0]]
             return stacks.high_intensity.apply(sharp), matched
         # Positions are those of the reference point; planes are named where they cross the middle.
-        tilt = pair["geom_position"] - geometry.at([pair["lr_slice"]])[0]
+        tilt = pair["geom_position"] - geometry.at(np.array([pair["lr_slice"]]))[0]
         return partner_images(
             stacks.high_slices,
             stacks.high_intensity,

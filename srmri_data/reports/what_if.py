@@ -72,7 +72,6 @@ def what_if(inputs: ReportInputs, series: PairSeries) -> list[WhatIf]:
         centre=series.centre,
         position=series.expected,
         position_error=np.nan_to_num(series.position_error, nan=0.0),
-        similarity=series.similarity,
         slope=float(inputs.summary["geometry"]["slope"]),
         quality=float(registration.get("quality") or 0.0) if registration.get("n_starts") else 1.0,
         orientation_margin=0.0,

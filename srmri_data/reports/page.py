@@ -430,8 +430,8 @@ def _agreement_rows(inputs: ReportInputs, series: PairSeries) -> list[tuple[str,
         (
             "Gwet\u2019s AC1",
             _number(found.ac1, 3),
-            f"Exact agreement beyond chance. With {candidates} slices to choose from chance is "
-            "next to nothing, so this is nearly the share of exact agreement; a neighbour counts "
+            f"Equal picks beyond chance. With {candidates} slices to choose from chance is "
+            "next to nothing, so this is nearly the share of equal picks; a neighbour counts "
             "as wrong as any slice.",
         ),
         (

@@ -716,7 +716,8 @@ def geometry_inputs(
     plain = make_inputs(n=n, truth=False)
     registration = {
         "matrix": np.eye(4).tolist(), "angles_deg": [0.5, -1.9, 1.1],
-        "shift_um": [-60.0, 80.0, 0.0], "metric": "correlation", "score": 0.86, "ceiling": 0.9, "quality": 0.96,
+        "shift_um": [-60.0, 80.0, 0.0], "metric": "correlation",
+        "score": 0.86, "ceiling": 0.9, "quality": 0.96,
         "scale": [1.0, 1.001, 0.999], "is_scaled": False, "overlap": 1.0, "spread_um": 3.0,
         "n_starts": n_starts, "n_agreeing": n_starts, "objections": list(objections),
     }  # fmt: skip
@@ -793,7 +794,7 @@ def test_an_objection_stands_before_everything_else() -> None:
     page = assert_self_contained(render_page(inputs, name="run"))
     assert "0 of 20 slices paired, 20 wait for review" in page.text
     assert "The image is <b>mirrored</b>." in page.text
-    assert page.text.index("The registration is not believed") < page.text.index("What to do next")
+    assert page.text.index("The registration is not believed") < page.text.index("Voters confirm")
     assert {row.queued for row in what_if(inputs, pair_series(inputs))} == {20}
 
 

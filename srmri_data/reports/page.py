@@ -267,14 +267,14 @@ def _keys(summary: Mapping[str, Any], series: PairSeries) -> list[Key]:
         turn = max(map(abs, registration["angles_deg"]))
         shift = float(np.linalg.norm(registration["shift_um"]))
         keys.append(
-            Key("The animal moved", f"{shift:.0f} µm", f"and turned {turn:.1f}° between the scans")
+            Key("Animal moved", f"{shift:.0f} µm", f"and turned {turn:.1f}° between the scans")
         )
     levels = agreement(series)
     if levels and judged.any():
         # Counted here, not taken from the summary: the chart leaves near-empty slices out too.
         close = int(np.sum(series.spread[judged] <= 1))
         best = "Voters confirm" if series.by_registration else "Unanimous"
-        for label, count in ((best, levels[0][1]), ("Votes within 1 slice", close)):
+        for label, count in ((best, levels[0][1]), ("Votes within 1", close)):
             share = _percent(count / int(judged.sum()))
             keys.append(Key(label, str(count), f"{share} of slices with signal"))
     residual = series.residual_um(series.judged)[

@@ -173,7 +173,8 @@ def _geometry(summary: Mapping[str, Any], series: PairSeries, cite: _Citations) 
         f"A pair was accepted when most of them named a plane within {series.tolerance:g} "
         f"high-resolution {unit} ({series.tolerance * series.high_res_um:g} µm) of it"
         + (
-            " and so did a monotone path through all slices"
+            " and a monotone path through all slices passed within that or half a "
+            "low-resolution slice"
             if "path" not in (config.get("skip") or ())
             else ""
         )

@@ -256,14 +256,14 @@ def _keys(summary: Mapping[str, Any], series: PairSeries) -> list[Key]:
         turn = max(map(abs, registration["angles_deg"]))
         shift = float(np.linalg.norm(registration["shift_um"]))
         keys.append(
-            Key("The animal moved", f"{shift:.0f} µm", f"and turned {turn:.1f}° between the scans")
+            Key("Animal moved", f"{shift:.0f} µm", f"and turned {turn:.1f}° between the scans")
         )
     levels = agreement(series)
     if levels and judged.any():
         # Counted here, not taken from the summary: the chart leaves near-empty slices out too.
         close = int(np.sum(series.spread[judged] <= 1))
         best = "Voters confirm" if series.by_registration else "Unanimous"
-        for label, count in ((best, levels[0][1]), ("Votes within 1 slice", close)):
+        for label, count in ((best, levels[0][1]), ("Votes within 1", close)):
             share = _percent(count / int(judged.sum()))
             keys.append(Key(label, str(count), f"{share} of slices with signal"))
     residual = series.residual_um(series.judged)[
@@ -419,8 +419,8 @@ def _agreement_rows(inputs: ReportInputs, series: PairSeries) -> list[tuple[str,
         (
             "Gwet\u2019s AC1",
             _number(found.ac1, 3),
-            f"Exact agreement beyond chance. With {candidates} slices to choose from chance is "
-            "next to nothing, so this is nearly the share of exact agreement; a neighbour counts "
+            f"Equal picks beyond chance. With {candidates} slices to choose from chance is "
+            "next to nothing, so this is nearly the share of equal picks; a neighbour counts "
             "as wrong as any slice.",
         ),
         (

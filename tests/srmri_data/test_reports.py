@@ -772,7 +772,7 @@ def test_a_run_by_registration_is_told_relative_to_it() -> None:
     inputs = geometry_inputs(certificate=CERTIFICATE)
     page = assert_self_contained(render_page(inputs, name="run"))
     for words in (
-        "The animal moved 100 µm and turned 1.9°",
+        "Animal moved 100 µm and turned 1.9°",
         "Positions are those of the registration",
         "1 HR slice (25 µm)",
         "Coronal, registered r = 0.93",
@@ -794,7 +794,7 @@ def test_an_objection_stands_before_everything_else() -> None:
     page = assert_self_contained(render_page(inputs, name="run"))
     assert "0 of 20 slices paired, 20 wait for review" in page.text
     assert "The image is <b>mirrored</b>." in page.text
-    assert page.text.index("The registration is not believed") < page.text.index("What to do next")
+    assert page.text.index("The registration is not believed") < page.text.index("Voters confirm")
     assert {row.queued for row in what_if(inputs, pair_series(inputs))} == {20}
 
 
@@ -805,7 +805,7 @@ def test_a_run_without_registration_says_so() -> None:
     assert "Nothing was registered in this run" in page.text
     assert "Positions are those of the affines" in page.text
     assert "by the scanner's coordinates alone" in page.text
-    assert "The animal moved" not in page.text
+    assert "Animal moved" not in page.text
     assert "monotone path" not in page.text
 
 

@@ -40,6 +40,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.voters
 	$(BIN)/python -m benchmarks.pairing
+	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python -m benchmarks.review
 	$(BIN)/python -m benchmarks.store
 

@@ -610,11 +610,12 @@ def pair_all(
     from srmri_data.mapping import Corrections
 
     if status:
-        document = cohorts.refresh(out or source)
+        out = out or cohorts.default_folder(source)
+        document = cohorts.refresh(out)
         if json_output:
             _print_json(document)
         else:
-            _print_cohort(document, out or source)
+            _print_cohort(document, out)
         return
     share = None if shard is None else Shard.parse(shard)
     cluster = None

@@ -52,6 +52,9 @@ KEY_FIGURES: Mapping[str, KeyFigure] = {
     "within_1_share": KeyFigure("Votes within 1 slice", "%", 100, 0, 0.02),
     "offset_um": KeyFigure("Median offset", "µm", 1, 0, 10.0),
     "scatter_um": KeyFigure("Scatter of offsets", "µm", 1, 0, 5.0),
+    "motion_um": KeyFigure("Motion between scans", "µm", 1, 0, 50.0),
+    "turn_deg": KeyFigure("Rotation between scans", "°", 1, 1, 0.5),
+    "start_spread_um": KeyFigure("Spread of registrations", "µm", 1, 0, 5.0),
     "margin": KeyFigure("Median margin", "", 1, 3, 0.005),
     "confidence": KeyFigure("Median confidence", "", 1, 2, 0.02),
     "exact": KeyFigure("Exact", "%", 100, 0, 0.02),
@@ -260,6 +263,7 @@ def _figures(run: Path) -> dict[str, Any]:
         "scatter_um": None if middle is None else _median(np.abs(offset - middle), scale=1.4826),
         "margin": _median(shown["margin"].to_numpy(dtype=float)),
         "confidence": _median(shown["confidence"].to_numpy(dtype=float)),
+        **_motion(summary.get("registration")),
         **{name: summary.get(name) for name in ("exact", "mae_um", "seconds")},
     }
     if len(shown):
@@ -268,6 +272,17 @@ def _figures(run: Path) -> dict[str, Any]:
         figures["unanimous_share"] = float((votes.nunique(axis=1) == 1).mean())
         figures["within_1_share"] = float((shown["spread"] <= 1).mean())
     return figures
+
+
+def _motion(registration: Mapping[str, Any] | None) -> dict[str, float]:
+    """Say in three numbers what the registration found, where there was one."""
+    if registration is None or not registration["n_starts"]:
+        return {}
+    return {
+        "motion_um": float(np.linalg.norm(registration["shift_um"])),
+        "turn_deg": float(np.abs(registration["angles_deg"]).max()),
+        "start_spread_um": float(registration["spread_um"]),
+    }
 
 
 def _median(values: NDArray[np.float64], *, scale: float = 1.0) -> float | None:
@@ -420,14 +435,16 @@ def default_folder(source: Path) -> Path:
     Parameters
     ----------
     source : Path
-        Table or tree.
+        Table, tree or folder of a cohort.
 
     Returns
     -------
     Path
-        The folder of a table that a dry run left there; else one in
-        ``pairing_reports`` named as the source.
+        A cohort's folder itself; the folder of a table that a dry run left there;
+        else one in ``pairing_reports`` named as the source.
     """
+    if (source / COHORT_FILE).is_file():
+        return source
     if source.name == MAPPING and not _foreign_content(source.absolute().parent):
         return source.parent
     return Path("pairing_reports") / (source.absolute().stem or "cohort")

@@ -489,7 +489,9 @@ def record_loss(
         Seconds since the epoch.
     """
     earlier = read_status(task.folder)
-    status: dict[str, Any] = earlier or _new_status(task, None, clock)
+    # Of this attempt, if it got as far as to write one.
+    begun = earlier is not None and earlier["state"] == "running"
+    status = earlier if earlier and begun else _new_status(task, earlier, clock)
     inputs = status["inputs"] or _listed_inputs(task)
     status |= {
         "inputs": inputs,

@@ -152,12 +152,16 @@ class _Worker(Generic[Item]):
     def __init__(self, function: Callable[[Item], Any], threads: int) -> None:
         context = get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.item: Item | None = None
-        self.is_busy = False
+        self.given: tuple[Item, ...] = ()
         self.process: SpawnProcess = context.Process(target=_work, args=(function, other))
         with _environment(dict.fromkeys(THREAD_VARIABLES, str(threads))):
             self.process.start()
         other.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has an item to work on."""
+        return bool(self.given)
 
     @property
     def signs(self) -> tuple[Any, int]:
@@ -165,7 +169,7 @@ class _Worker(Generic[Item]):
         return self.pipe, self.process.sentinel
 
     def give(self, item: Item) -> None:
-        self.item, self.is_busy = item, True
+        self.given = (item,)
         try:
             self.pipe.send(item)
         except BrokenPipeError:
@@ -174,7 +178,6 @@ class _Worker(Generic[Item]):
 
     def take(self) -> Ended[Item] | None:
         """Return how the item ended, or None when the process died without one."""
-        item, was_busy = self.item, self.is_busy
         try:
             # What it sent before it died is taken first.
             results: list[Any] = [self.pipe.recv()] if self.pipe.poll() else []
@@ -182,12 +185,12 @@ class _Worker(Generic[Item]):
             results = []
         if not results:
             self.process.join()
-        self.item, self.is_busy = None, False
-        if not was_busy or item is None:
+        given, self.given = self.given, ()
+        if not given:
             return None
         if not results:
-            return Ended(item, exit_code=self.process.exitcode)
-        return Ended(item, result=results[0])
+            return Ended(given[0], exit_code=self.process.exitcode)
+        return Ended(given[0], result=results[0])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from review_run import write_run
 from typer.testing import CliRunner
@@ -45,6 +45,7 @@ def pair_all(*arguments, code=0):
     return result
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(-1000, 1000), min_size=1, max_size=30),
     st.floats(0.01, 100),
@@ -219,6 +220,9 @@ def test_the_state_can_be_asked_for(cohort, tmp_path):
     text = pair_all(out, "--status").stdout
     assert "7 of 9 paired" in text
     assert "sub-m08" in text
+    # The table in it stands for it as well.
+    (out / "mapping.tsv").touch()
+    assert json.loads(pair_all(out / "mapping.tsv", "--status", "--json").stdout) == again
     (out / "cohort.json").write_text('{"schema_version": 99}')
     with pytest.raises(FormatError, match="can read"):
         refresh(out)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srmri_data import jobs
@@ -25,6 +25,7 @@ from srmri_data.workers import Ended
 CONFIG = PairingConfig(method="paper", voters=("ssim",), trim=Trim(0, "slices"))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.lists(st.integers(), max_size=40))
 def test_shards_are_the_whole_without_overlap(count, items):
     shares = [Shard(number, count).of(items) for number in range(1, count + 1)]

@@ -7,7 +7,7 @@ import string
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srmri_data.errors import FormatError, MissingInputError
@@ -43,6 +43,7 @@ def test_labels_are_safe_folder_names(text):
     assert label(found) == found or found.startswith(("sub", "ses"))
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=40), st.text(max_size=40))
 def test_no_name_leads_out_of_the_cohort(subject, session):
     cohort = settled(Path("t"), [unit(subject, session)])
@@ -142,6 +143,7 @@ _CELLS = st.text(
 ).map(str.strip).filter(lambda text: label(text))  # fmt: skip
 
 
+@settings(deadline=None, max_examples=50)
 @given(_CELLS, st.none() | _CELLS)
 def test_what_is_written_is_read_again(tmp_path_factory, subject, session):
     folder = tmp_path_factory.mktemp("map")

@@ -41,6 +41,8 @@ def test_deaths_are_told_and_the_rest_is_done():
 
 def test_nothing_to_do():
     assert list(run_isolated(work_items.act, [], workers=3)) == []
+    (ended,) = run_isolated(work_items.ignore, [None])
+    assert ended == Ended(None, result="ignored")
 
 
 def test_unknown_signals_have_a_number():

@@ -32,6 +32,11 @@ def act(item: tuple[str, Any]) -> Any:
     return None
 
 
+def ignore(_: Any) -> str:
+    """Take no notice of the item."""
+    return "ignored"
+
+
 def threads(_: Any) -> dict[str, int]:
     """Ask every numerical library how many threads it would use."""
     import numba

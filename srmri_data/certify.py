@@ -40,8 +40,8 @@ from srmri_data.run_folder import open_run
 from srmri_data.safe_io import write_json
 from srmri_data.simulate import SimulationConfig, Truth, simulate_low_res, voxels_sha256
 from srmri_data.types import Affine, VoxelArray
-from srmri_data.voters import trunk_source
 from srmri_data.volumes import Volume
+from srmri_data.voters import trunk_source
 
 if TYPE_CHECKING:
     import pandas as pd

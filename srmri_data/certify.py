@@ -429,7 +429,7 @@ def reliability(
 class _Simulator:
     """Scans the user's HR volume again, as the user's LR scan was made."""
 
-    def __init__(self, plan: PairingPlan, found: Estimate, high: Volume) -> None:
+    def __init__(self, plan: Comparison, found: Estimate, high: Volume) -> None:
         self._found, self._high = found, high
         # HR voxel axis of each axis of the stacks, and of each LR voxel axis.
         stack_axes = np.abs(plan.high_frame.to_voxel[:3, :3]).argmax(axis=0)
@@ -540,7 +540,7 @@ def _direction(random: np.random.Generator) -> NDArray[np.float64]:
     return np.asarray(vector / np.linalg.norm(vector))
 
 
-def _covered(plan: PairingPlan, matrix: Affine, high: Volume) -> list[tuple[float, float]]:
+def _covered(plan: Comparison, matrix: Affine, high: Volume) -> list[tuple[float, float]]:
     """HR voxels, half-open, whose anatomy LR shows, along each voxel axis."""
     ends = [(-0.5, size - 0.5) for size in plan.low_frame.shape]
     corners = np.array(np.meshgrid(*ends)).reshape(3, -1).T

@@ -185,7 +185,7 @@ def estimate_noise(data: VoxelArray) -> Noise:
         # A difference is about the tissue when its last voxel is; the edges are few.
         there = inside[tuple(slice(-n, None) for n in detail.shape)]
         sigma = float(np.median(np.abs(detail[there]))) / _NORMAL if there.any() else 0.0
-    sigma = max(sigma, mean / _MOST_SNR)
+    sigma = max(float(sigma), mean / _MOST_SNR)
     return Noise(sigma, mean / sigma, source)
 
 
@@ -573,7 +573,7 @@ def _figures(
     figures = accuracy(pairs, spacing_um / 1000)
     return {
         "name": case.name,
-        "title": case.title,
+        "title": case.title if method == "geometry" else f"{case.title}, the paper's vote",
         "method": method,
         "n_runs": len(tables),
         "n_slices": len(shown),

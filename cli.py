@@ -37,7 +37,9 @@ from srmri_data.errors import ExitCode, SrmriError, UsageError
 
 if TYPE_CHECKING:
     from srmri_data.mapping import Problem
-    from srmri_data.planning import PairingConfig, PairingPlan, ScanRequest
+    from srmri_data.planning import PairingConfig, PairingPlan, ScanRequest, Selected
+
+    FindScans = Callable[[], tuple[Selected, Selected]]
 
 EXIT_CODES = (
     "Exit codes: 0 done · 1 bug · 2 usage · 3 bad input · 4 some subjects failed · "
@@ -334,7 +336,7 @@ def _pairing_config(
             rich_help_panel="Voters",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the search, and of the report's random pairs.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
 ) -> PairingConfig:
     """Read the options that decide how two volumes are paired."""
     from srmri_data.planning import PairingConfig
@@ -357,42 +359,7 @@ def _pairing_config(
     )
 
 
-def _with_pairing_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `_pairing_config` in place of its parameter `config`."""
-
-    def parameters(function: Callable[..., Any]) -> list[Parameter]:
-        # Only the annotations that become options have to exist at run time.
-        hints = get_type_hints(function, localns={"PairingConfig": object}, include_extras=True)
-        return [
-            parameter.replace(annotation=hints[name])
-            for name, parameter in signature(function).parameters.items()
-        ]
-
-    shared = parameters(_pairing_config)
-    names = {parameter.name for parameter in shared}
-
-    @functools.wraps(command)
-    def with_config(**values: Any) -> None:
-        config = _pairing_config(**{name: values.pop(name) for name in names})
-        command(config=config, **values)
-
-    merged: list[Parameter] = []
-    for parameter in parameters(command):
-        merged += shared if parameter.name == "config" else [parameter]
-    merged = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in merged]
-    with_config.__signature__ = Signature(merged)  # type: ignore[attr-defined]
-    with_config.__annotations__ = {parameter.name: parameter.annotation for parameter in merged}
-    return with_config
-
-
-@app.command(
-    epilog="Examples: srmri pair --lr STUDY/7 --hr STUDY/8 · "
-    "srmri pair --study STUDY --plane acquired · "
-    "srmri pair --lr lr.nii.gz --hr hr.nii.gz --trim 0 --json"
-)
-@_with_pairing_options
-def pair(
-    *,
+def _chosen_scans(
     lr: Annotated[
         Path | None,
         typer.Option(help="LR scan: study, scan, pdata/N, zip or image file."),
@@ -405,13 +372,6 @@ def pair(
         Path | None,
         typer.Option(help="One study that holds both; the roles are proposed."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: pairing_reports/NAME.")
-    ] = None,
-    config: PairingConfig,
-    truth: Annotated[
-        Path | None, typer.Option(help="truth.json of a simulated LR scan: adds accuracy.")
-    ] = None,
     lr_scan: Annotated[int | None, _scan_option("lr", "scan")] = None,
     lr_reco: Annotated[int | None, _scan_option("lr", "reco")] = None,
     lr_package: Annotated[int | None, _scan_option("lr", "package")] = None,
@@ -423,22 +383,9 @@ def pair(
     subject_type: Type = None,
     lr_subject_position: Position = None,
     hr_subject_position: Position = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, write nothing.")
-    ] = False,
-    fail_on_queue: Annotated[
-        bool, typer.Option("--fail-on-queue", help="Exit 5 when pairs wait for review.")
-    ] = False,
-    force: Force = False,
-    json_output: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Find the HR slice that shows the same anatomy as each LR slice.
-
-    Writes a run folder: pairs.csv and .parquet, votes, HR resliced on LR's planes, provenance,
-    and a report, index.html. Pairs the voters disagree on are queued for review.
-    """
-    from srmri_data.planning import ScanRequest, find_scans, plan_pairing
+) -> FindScans:
+    """Read the options that say which scans are meant; they are looked for when it is called."""
+    from srmri_data.planning import ScanRequest, find_scans
 
     if study is not None and (lr is not None or hr is not None):
         raise UsageError("--study takes both scans from one study; leave out --lr and --hr")
@@ -456,8 +403,77 @@ def pair(
 
     low = request(lr or study, (lr_scan, lr_reco, lr_package), lr_frame, lr_subject_position)
     high = request(hr or study, (hr_scan, hr_reco, hr_package), hr_frame, hr_subject_position)
-    low_scan, high_scan = find_scans(low, high, propose=study is not None)
-    plan = plan_pairing(low_scan, high_scan, config)
+    return functools.partial(find_scans, low, high, propose=study is not None)
+
+
+def _with_options(**readers: Callable[..., Any]) -> Callable[..., Callable[..., None]]:
+    """Give a command the options of other functions in place of the parameters so named."""
+
+    def parameters(function: Callable[..., Any]) -> list[Parameter]:
+        # Only the annotations that become options have to exist at run time.
+        absent = {"PairingConfig": object, "FindScans": object}
+        hints = get_type_hints(function, localns=absent, include_extras=True)
+        return [
+            parameter.replace(annotation=hints[name])
+            for name, parameter in signature(function).parameters.items()
+        ]
+
+    shared = {name: parameters(reader) for name, reader in readers.items()}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_read(**values: Any) -> None:
+            read = {
+                name: readers[name](**{option.name: values.pop(option.name) for option in options})
+                for name, options in shared.items()
+            }
+            command(**read, **values)
+
+        merged: list[Parameter] = []
+        for parameter in parameters(command):
+            merged += shared.get(parameter.name, [parameter])
+        merged = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in merged]
+        with_read.__signature__ = Signature(merged)  # type: ignore[attr-defined]
+        with_read.__annotations__ = {option.name: option.annotation for option in merged}
+        return with_read
+
+    return decorate
+
+
+@app.command(
+    epilog="Examples: srmri pair --lr STUDY/7 --hr STUDY/8 · "
+    "srmri pair --study STUDY --plane acquired · "
+    "srmri pair --lr lr.nii.gz --hr hr.nii.gz --trim 0 --json"
+)
+@_with_options(scans=_chosen_scans, config=_pairing_config)
+def pair(
+    *,
+    scans: FindScans,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: pairing_reports/NAME.")
+    ] = None,
+    config: PairingConfig,
+    truth: Annotated[
+        Path | None, typer.Option(help="truth.json of a simulated LR scan: adds accuracy.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, write nothing.")
+    ] = False,
+    fail_on_queue: Annotated[
+        bool, typer.Option("--fail-on-queue", help="Exit 5 when pairs wait for review.")
+    ] = False,
+    force: Force = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the HR slice that shows the same anatomy as each LR slice.
+
+    Writes a run folder: pairs.csv and .parquet, votes, HR resliced on LR's planes, provenance,
+    and a report, index.html. Pairs the voters disagree on are queued for review.
+    """
+    from srmri_data.planning import plan_pairing
+
+    plan = plan_pairing(*scans(), config)
     out = out or Path("pairing_reports") / plan.run_name
     known = None
     if truth is not None:
@@ -539,7 +555,7 @@ def _slurm(help_text: str, **limits: Any) -> Any:
     "srmri pair-all mapping.tsv --engine slurm --slurm-partition gpu · "
     "srmri pair-all pairing_reports/mapping --status",
 )
-@_with_pairing_options
+@_with_options(config=_pairing_config)
 def pair_all(
     *,
     source: Annotated[
@@ -778,6 +794,127 @@ def _print_cohort(document: dict[str, Any], out: Path) -> None:
         if counts[name]
     ]
     console.print(", ".join(words), style="bold", markup=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples: srmri certify pairing_reports/m01 · "
+    "srmri certify --lr STUDY/7 --hr STUDY/8 --runs 5 --out certificate"
+)
+@_with_options(scans=_chosen_scans, config=_pairing_config)
+def certify(
+    *,
+    context: typer.Context,
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder: its scans and settings are used.")
+    ] = None,
+    scans: FindScans,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder, without RUN. Default: pairing_reports/NAME_certificate."),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Simulated scans for each of the cases.")] = 3,
+    sources: Annotated[
+        Path | None,
+        typer.Option(help="With RUN: folder that holds the scans now, when they have moved."),
+    ] = None,
+    config: PairingConfig,
+    force: Force = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how accurate pairing is on scans like yours.
+
+    Simulates LR scans with known truth from your own HR scan, with the motion and noise of your
+    own pair, pairs them, and writes certificate.json. With RUN it goes into that run's report.
+    """
+    given = _given(context)
+    if "method" in given:
+        raise UsageError("a certificate compares both methods; leave out --method")
+    if run is not None:
+        # What a run says itself is refused, not left unheard.
+        own = {"run", "runs", "seed", "sources", "force", "json_output", "quiet"}
+        for name in given - own:
+            raise UsageError(
+                f"a run brings its own scans and settings; leave out --{name.replace('_', '-')}",
+                hint="or leave out the run, and give --lr and --hr",
+            )
+        from srmri_data.certify import certify_run
+
+        with _progress(quiet) as progress:
+            certificate = certify_run(
+                run, sources=sources, n_runs=runs, seed=config.seed, progress=progress
+            )
+        out = run
+    else:
+        if sources is not None:
+            raise UsageError("--sources finds the scans of a RUN; give --lr and --hr themselves")
+        from srmri_data.planning import plan_pairing
+
+        plan = plan_pairing(*scans(), config)
+        out = out or Path("pairing_reports") / f"{plan.run_name}_certificate"
+        # Imported when the headers have passed: bad input is refused at once.
+        from srmri_data.certify import certify_pair
+
+        with _progress(quiet) as progress:
+            certificate = certify_pair(
+                plan, out, n_runs=runs, seed=config.seed, force=force, progress=progress
+            )
+    if json_output:
+        _print_json(certificate)
+    else:
+        _print_certificate(certificate, out / "certificate.json")
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Options that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def _print_certificate(certificate: dict[str, Any], path: Path) -> None:
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    motion = certificate["motion"]
+    far = sum(value**2 for value in motion["shift_um"]) ** 0.5
+    turn = sum(value**2 for value in motion["tilt_deg"]) ** 0.5
+    console.print(
+        f"{certificate['n_runs']} simulated scans per case, like yours: moved {far:.0f} µm, "
+        f"turned {turn:.1f}°, SNR {certificate['snr']:.0f}  ({certificate['seconds']:.1f} s)",
+        style="bold",
+        markup=False,
+        soft_wrap=True,
+    )
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("case")
+    table.add_column("method")
+    for name in ("slices", "exact", "mean error", "p95", "blunders", "accepted", "of these wrong"):
+        table.add_column(name, justify="right")
+    for row in certificate["cases"]:
+        is_ours = row["method"] == "geometry"
+        table.add_row(
+            row["title"] if is_ours else "",
+            row["method"],
+            str(row["n_slices"]),
+            f"{row['exact']:.1%}",
+            f"{row['mae_slices']:.2f} ({row['mae_um']:.0f} µm)",
+            f"{row['p95_slices']:.2f} ({row['p95_um']:.0f} µm)",
+            str(row["blunders"]),
+            f"{row['accepted']:.0%}",
+            str(row["wrongly_accepted"]),
+            style=None if is_ours else "dim",
+        )
+    console.print(table)
+    console.print(
+        f"the confidence is off by {certificate['ece']:.1%} on average "
+        "(expected calibration error); errors are in HR slices",
+        style="dim",
+        soft_wrap=True,
+    )
+    for note in certificate["notes"]:
+        console.print("  [yellow]note[/] ", end="")
+        console.print(note, markup=False, soft_wrap=True)
+    console.print(f"certificate: {path}", markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: srmri report pairing_reports/m01 --sources /archive/2024")

@@ -69,7 +69,9 @@ Progress = Callable[[str, int, int], None]
 _UNKNOWN = Sourced(None, "not in the header")
 _EXACT = 0.5 + 1e-6
 _BLUNDER = 3.0
-_WRONG = 1.0
+WRONG = 1.0
+"""HR slices; a pair that is further off is wrong."""
+
 # Voters look this many LR slices, and at least this many HR slices, to either side of the place
 # that the registration names.
 _REACH_LOW, _REACH_HIGH = 3, 6
@@ -432,7 +434,7 @@ def _align(plan: Comparison, stacks: Stacks, step: Progress) -> tuple[Alignment,
                 RegistrationConfig(config.metric, config.window_mm, config.n_starts, config.seed),
                 progress=lambda done, total: step("registering", done, total),
             )
-            objections = _objections(registration)
+            objections = registration_objections(registration)
         except RegistrationError as failure:
             objections = [f"the registration failed: {failure.message}"]
     geometry = PlaneGeometry.of(
@@ -497,8 +499,19 @@ def _align(plan: Comparison, stacks: Stacks, step: Progress) -> tuple[Alignment,
     )
 
 
-def _objections(registration: Registration) -> list[str]:
-    """Reasons not to believe a registration as a whole."""
+def registration_objections(registration: Registration) -> list[str]:
+    """Return reasons not to believe a registration as a whole.
+
+    Parameters
+    ----------
+    registration : Registration
+        What was found.
+
+    Returns
+    -------
+    list of str
+        In words; none when it is to be believed.
+    """
     found = []
     doubted = registration.doubted
     if doubted is not None:
@@ -736,7 +749,7 @@ def accuracy(pairs: pd.DataFrame, slice_spacing: float) -> dict[str, Any]:
         "mae_um": float(error.mean() * slice_spacing * 1000),
         "p95_slices": float(np.percentile(error, 95)),
         "blunders": int((error > _BLUNDER).sum()),
-        "wrongly_accepted": int((accepted & (error > _WRONG)).sum()),
+        "wrongly_accepted": int((accepted & (error > WRONG)).sum()),
     }
 
 
@@ -772,7 +785,7 @@ def _provenance(
             "hr": _source(plan.high, plan.high_selection, stacks.high, stacks.high_intensity, out),
         },
         "truth": None if truth is None else {"low_to_high": truth.low_to_high.tolist()},
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -783,22 +796,50 @@ def _source(
     intensity: IntensityMap,
     out: Path,
 ) -> dict[str, Any]:
-    def relative(path: Path, to: Path) -> str:
-        return Path(os.path.relpath(path.resolve(), to.resolve())).as_posix()
-
     return {
-        # Relative to the run folder: a project folder can be moved as a whole.
-        "path": relative(record.path, out),
-        "scan": record.scan,
-        "reco": record.reco,
-        "package": record.package,
-        "frame": dict(selection),
+        **describe_source(record, selection, volume, out),
         "corrections": {
             name: volume.provenance.value(name)
             if volume.provenance.fields.get(name, _UNKNOWN).source == "override"
             else None
             for name in ("subject_type", "subject_position")
         },
+        "intensity": asdict(intensity),
+        "fields": {name: asdict(item) for name, item in volume.provenance.fields.items()},
+    }
+
+
+def describe_source(
+    record: ScanRecord, selection: Mapping[str, int], volume: Volume, out: Path
+) -> dict[str, Any]:
+    """Return which scan a volume was read from, with the SHA-256 of its files.
+
+    Parameters
+    ----------
+    record : ScanRecord
+        The scan.
+    selection : mapping of str to int
+        Frame of each frame group, 1-based.
+    volume : Volume
+        What was read.
+    out : Path
+        Folder that the paths are relative to: a project folder can be moved as a whole.
+
+    Returns
+    -------
+    dict
+        JSON-able values.
+    """
+
+    def relative(path: Path, to: Path) -> str:
+        return Path(os.path.relpath(path.resolve(), to.resolve())).as_posix()
+
+    return {
+        "path": relative(record.path, out),
+        "scan": record.scan,
+        "reco": record.reco,
+        "package": record.package,
+        "frame": dict(selection),
         "files": [
             {
                 "path": relative(path, record.path),
@@ -807,13 +848,18 @@ def _source(
             }
             for path in volume.provenance.files
         ],
-        "intensity": asdict(intensity),
-        "fields": {name: asdict(item) for name, item in volume.provenance.fields.items()},
     }
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Return the versions of everything that has a part in the figures.
+
+    Returns
+    -------
+    dict
+        By name, of those that are installed.
+    """
+    found = {"python": platform.python_version()}
     for name in (
         "srmri",
         "numpy",
@@ -827,10 +873,10 @@ def _versions() -> dict[str, str]:
         "lpips",
     ):
         try:
-            versions[name] = version(name)
+            found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
 def _write_aligned(run: Path, plan: PairingPlan, stacks: Stacks, to_world: Affine) -> None:
@@ -961,20 +1007,16 @@ def plan_of_run(opened: Run, sources: Path | None = None) -> PairingPlan:
                 **entry["corrections"],
             )
         )
-    config = opened.provenance["config"]
-    return plan_pairing(
-        *find_scans(*requests),
-        PairingConfig(
-            method=config["method"],
-            plane=config["plane"],
-            trim=Trim.parse(config["trim"]),
-            voters=tuple(config["voters"]),
-            allow_subject_mismatch=config["allow_subject_mismatch"],
-            tolerance=config.get("tolerance", 1.0),
-            skip=tuple(config.get("skip", ())),
-            seed=config["seed"],
-        ),
-    )
+    config = dict(opened.provenance["config"])
+    trunk = config.get("lpips_trunk")
+    config |= {
+        "trim": Trim.parse(config["trim"]),
+        "voters": tuple(config["voters"]),
+        "skip": tuple(config.get("skip", ())),
+        "lpips_trunk": None if trunk is None else Path(trunk),
+    }
+    # Runs made before a setting existed were made with its default.
+    return plan_pairing(*find_scans(*requests), PairingConfig(**config))
 
 
 def redraw_report(

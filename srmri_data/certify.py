@@ -584,7 +584,7 @@ def _figures(
 
 
 def _confidence(
-    tables: Sequence[Mapping[str, Any]],
+    tables: Sequence[pd.DataFrame],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Confidence of all slices that show anything, and whether each is right."""
     shown = [table[~table["empty"]] for table in tables]

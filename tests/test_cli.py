@@ -85,7 +85,7 @@ def test_pair_writes_the_run_folder(run):
     names = {path.name for path in run.iterdir()}
     assert names == {
         "pairs.csv", "pairs.parquet", "votes.parquet", "summary.json", "provenance.json",
-        "hr_aligned.nii.gz", "hr_aligned_mask.nii.gz", "figures", "index.html",
+        "hr_aligned.nii.gz", "hr_aligned_mask.nii.gz", "transform.tfm", "figures", "index.html",
     }  # fmt: skip
     summary = open_run(run).summary
     pairs, votes = read_pairs(run), read_votes(run)
@@ -399,7 +399,7 @@ def test_interrupt_exits_130_and_leaves_nothing(tiny_pair, tmp_path, monkeypatch
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pairing, "paper_vote", stop)
+    monkeypatch.setattr(pairing, "geometry_vote", stop)
     result = CliRunner().invoke(
         app,
         ["pair", "--lr", str(tiny_pair.low), "--hr", str(tiny_pair.high),

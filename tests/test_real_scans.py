@@ -87,6 +87,26 @@ def test_gre_raw_kspace_is_paired_18_of_18(shared_data, tmp_path):
     assert summary["n_pairs"] == 18
 
 
+def test_template_with_motion_is_registered(template, tmp_path):
+    (record,) = ingest.discover(template)
+    moved = SimulationConfig(
+        factor=(2.0, 2.0, 2.0), shift_um=(100.0, 165.0, -75.0), tilt_deg=(1.0, -1.0, 2.0),
+        snr=10, bias=0.1, seed=3,
+    )  # fmt: skip
+    made = run_simulate(ingest.load(record), moved, tmp_path / "lr", format="nifti")
+    summary = pair(
+        ScanRequest(Path(made["low_res"])),
+        ScanRequest(template),
+        PairingConfig(voters=("pca", "ssim")),
+        tmp_path / "run",
+        truth=read_truth(Path(made["truth"])),
+    )
+    assert summary["exact"] >= 0.99
+    assert summary["mae_slices"] <= 0.08
+    assert summary["wrongly_accepted"] == 0
+    assert summary["n_pairs"] >= 0.9 * (summary["n_lr"] - summary["empty"])
+
+
 @pytest.fixture(scope="module")
 def template(shared_data):
     """C57BL6 template, 50 µm, near-isotropic contrast ISO."""
@@ -104,7 +124,7 @@ def test_template_without_motion(template, tmp_path, grid):
     summary = pair(
         ScanRequest(Path(made["low_res"])),
         ScanRequest(template),
-        PairingConfig(),
+        PairingConfig(method="paper"),
         tmp_path / "run",
         truth=read_truth(Path(made["truth"])),
     )
@@ -127,7 +147,7 @@ def test_template_with_motion_shows_how_often_the_vote_is_wrong(template, tmp_pa
     summary = pair(
         ScanRequest(Path(made["low_res"])),
         ScanRequest(template),
-        PairingConfig(),
+        PairingConfig(method="paper"),
         tmp_path / "run",
         truth=read_truth(Path(made["truth"])),
     )

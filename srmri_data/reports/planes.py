@@ -108,11 +108,17 @@ def plane_views(
 
     Parameters
     ----------
-    low, high : (slice, row, col) ndarray
-        Both stacks, scanner units.
-    low_affine, high_affine : (4, 4) ndarray
+    low : (slice, row, col) ndarray
+        LR stack, scanner units.
+    low_affine : (4, 4) ndarray
         Index to world, RAS mm.
-    low_intensity, high_intensity : IntensityMap
+    low_intensity : IntensityMap
+        Scanner units to [0, 1].
+    high : (slice, row, col) ndarray
+        HR stack, scanner units.
+    high_affine : (4, 4) ndarray
+        Index to world, RAS mm.
+    high_intensity : IntensityMap
         Scanner units to [0, 1].
     matrix : (4, 4) ndarray or None
         LR world to HR world, RAS mm; None without a registration.

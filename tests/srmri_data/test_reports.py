@@ -689,9 +689,7 @@ def geometry_inputs(
         wander[7] += 1.6
         distance = 1 - np.exp(-np.abs(away - wander[:, None]) / 3)
         distances[voter] = np.where(np.abs(away) <= 6, distance, np.nan).astype(np.float32)
-    evidence = Evidence(
-        centre, centre + tilt, np.full(n, 0.02), np.full(n, 0.9), slope, 0.97, 0.1, objections
-    )
+    evidence = Evidence(centre, centre + tilt, np.full(n, 0.02), slope, 0.97, 0.1, objections)
     decisions = geometry_vote(distances, candidates, evidence, tolerance=tolerance)
     position = centre + tilt
     pairs = pd.DataFrame(

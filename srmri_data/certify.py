@@ -8,7 +8,7 @@ that are found in the user's own pair, and paired as `srmri pair` would pair the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path

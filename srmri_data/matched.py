@@ -206,6 +206,42 @@ def plane(
     return image
 
 
+def on_low_res_planes(
+    high: NDArray[Any],
+    geometry: PlaneGeometry,
+    low_frame: StackFrame,
+    high_frame: StackFrame,
+) -> NDArray[np.float32]:
+    """Reslice all of HR along LR's planes, so that the headers alone relate what comes out.
+
+    Parameters
+    ----------
+    high : (slice, row, col) ndarray
+        All HR slices, scanner units.
+    geometry : PlaneGeometry
+        The map from LR to HR.
+    low_frame, high_frame : StackFrame
+        Geometry of both stacks.
+
+    Returns
+    -------
+    (slice, row, col) ndarray of float32
+        Of HR's shape: plane *q* crosses HR slice *q* in the middle of the window, and its pixels
+        are where HR's headers put them on LR's.
+    """
+    in_plane = np.linalg.inv(low_frame.affine) @ high_frame.affine
+    middle = (np.array(high_frame.shape) - 1) / 2
+    to_low = np.eye(4)
+    to_low[0] = 1 / geometry.slope, 0.0, 0.0, -geometry.offset / geometry.slope
+    for axis in (1, 2):
+        # A tilt between the headers belongs to the map already.
+        step = in_plane[axis, axis]
+        to_low[axis, axis] = step
+        to_low[axis, 3] = apply_affine(in_plane, middle)[axis] - step * middle[axis]
+    values, _ = reslice(high, geometry.to_high @ to_low, high_frame.shape)
+    return values
+
+
 def _planes(
     geometry: PlaneGeometry,
     low_frame: StackFrame,

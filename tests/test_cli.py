@@ -92,14 +92,19 @@ def test_pair_writes_the_run_folder(run):
     assert list(pairs.columns) == list(PAIRS_DTYPES)
     assert list(votes.columns) == list(VOTES_DTYPES)
     assert len(pairs) == summary["n_lr"] == summary["n_pairs"] + summary["queued"]
-    assert len(votes) == summary["n_lr"] * summary["n_hr"] * 2
+    # Each voter ranks the candidates near the registration, each once.
+    for _, ranked in votes.groupby(["lr_slice", "voter"]):
+        assert sorted(ranked["rank"]) == list(range(1, len(ranked) + 1))
+        assert (np.diff(ranked["hr_slice"]) == 1).all()
+    assert set(votes["voter"]) == {"pca", "ssim"}
     assert pairs["vote_lpips"].isna().all()
     text = pd.read_csv(run / "pairs.csv")
     np.testing.assert_allclose(text["hr_position"], pairs["hr_position"], atol=1e-6)
-    best = votes[(votes["rank"] == 1) & (votes["voter"] == "ssim")].set_index("lr_slice")
-    assert (
-        best["hr_slice"].loc[pairs["lr_slice"]].to_numpy() == pairs["vote_ssim"].to_numpy()
-    ).all()
+    # Votes are told at the reference point, where the position is, too.
+    agreed = pairs[pairs["n_votes"] == 2]
+    assert len(agreed) > 0.8 * len(pairs)
+    apart = agreed["vote_ssim"].astype(float) - agreed["geom_position"].astype(float)
+    assert apart.abs().max() <= 1.5 + 1e-3
     for key in ("exact", "mae_slices", "mae_um", "p95_slices", "blunders", "wrongly_accepted"):
         assert key in summary
     # Two voters without LPIPS is said wherever the result is shown.
@@ -396,7 +401,7 @@ def test_wrong_usage_exits_2(arguments):
 def test_interrupt_exits_130_and_leaves_nothing(tiny_pair, tmp_path, monkeypatch):
     import srmri_data.pairing as pairing
 
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pairing, "geometry_vote", stop)

@@ -25,6 +25,7 @@ from skimage.registration import phase_cross_correlation
 from srmri_data import ingest
 from srmri_data.errors import MissingInputError
 from srmri_data.geometry import apply_affine
+from srmri_data.matched import PlaneGeometry, on_low_res_planes
 from srmri_data.pairing import plan_of_run
 from srmri_data.planning import PairingPlan
 from srmri_data.run_folder import Run, read_pairs
@@ -164,12 +165,19 @@ class ReviewImages:
         recorded = [
             IntensityMap(**opened.provenance["sources"][role]["intensity"]) for role in ("lr", "hr")
         ]
+        high_slices = plan.high_frame.view(high.data)
+        registration = opened.summary.get("registration")
+        if registration is not None:
+            # What the matcher compared: HR on LR's planes, each with the number of an HR slice.
+            matrix, frames = np.array(registration["matrix"]), (plan.low_frame, plan.high_frame)
+            geometry = PlaneGeometry.of(matrix, *frames, plan.low_window)
+            high_slices = on_low_res_planes(high_slices, geometry, *frames)
         pairs = read_pairs(opened.path)
         accepted = pairs[(pairs["auto_status"] == "auto") & ~pairs["empty"]]
         return cls(
             plan,
             plan.low_frame.view(low.data),
-            plan.high_frame.view(high.data),
+            high_slices,
             low_intensity=recorded[0],
             high_intensity=recorded[1],
             accepted=list(

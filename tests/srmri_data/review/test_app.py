@@ -33,7 +33,7 @@ def paired(tiny_pair, tmp_path_factory) -> Run:
     from srmri_data.slices import Trim
 
     scans = find_scans(ScanRequest(tiny_pair.low), ScanRequest(tiny_pair.high))
-    config = PairingConfig(trim=Trim(2, "slices"), voters=("pca", "ssim"))
+    config = PairingConfig(method="paper", trim=Trim(2, "slices"), voters=("pca", "ssim"))
     run = tmp_path_factory.mktemp("paired") / "run"
     run_pairing(plan_pairing(*scans, config), run)
     return open_run(run)

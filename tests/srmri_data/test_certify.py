@@ -105,6 +105,8 @@ def simulator(*, order=(0, 1, 2), length=1.0, shift_um=(0.0, 0.0, 0.0), factor=2
     sizes = np.array(shape) // factor
     sizes[1] = round(sizes[1] * length)
     axes = np.diag([0.1 * factor] * 3 + [1.0])[:, [*order, 3]]
+    # The headers are apart by the shift; the anatomy in view is HR's all the same.
+    axes[:3, 3] -= np.array(shift_um) / 1000
     low = Volume(
         np.ones(tuple(sizes[list(order)]), dtype=np.float32), axes, Provenance(Path("lr"), "memory")
     )
@@ -123,7 +125,7 @@ def simulator(*, order=(0, 1, 2), length=1.0, shift_um=(0.0, 0.0, 0.0), factor=2
         {"order": (2, 0, 1)},
         {"length": 0.4},
         {"order": (1, 2, 0), "length": 0.4, "shift_um": (100.0, 150.0, -80.0)},
-        # The headers are far apart; the field of view is still around the animal.
+        # Too far for the animal to stay in a field of view that does not follow it.
         {"shift_um": (4000.0, 0.0, 0.0)},
     ],
 )

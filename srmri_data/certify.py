@@ -8,7 +8,7 @@ that are found in the user's own pair, and paired as `srmri pair` would pair the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -584,7 +584,7 @@ def _figures(
 
 
 def _confidence(
-    tables: Sequence[Mapping[str, Any]],
+    tables: Sequence[pd.DataFrame],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Confidence of all slices that show anything, and whether each is right."""
     shown = [table[~table["empty"]] for table in tables]

@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 from typer.testing import CliRunner
 
-from cli import app
+from cli import _print_certificate, app
 from srmri_data.certify import (
     CASES,
     Estimate,
@@ -250,15 +250,10 @@ def test_a_stopped_certificate_leaves_nothing(certified, tmp_path):
     assert not out.exists()
 
 
-def test_the_terminal_shows_a_table(certified):
-    from cli import _print_certificate
-
-    text = CliRunner()
-    import typer
-
-    shell = typer.Typer()
-    shell.command()(lambda: _print_certificate(certified[1], Path("certificate.json")))
-    shown = text.invoke(shell, [], env={"COLUMNS": "120"}).stdout
+def test_the_terminal_shows_a_table(certified, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "130")
+    _print_certificate(certified[1], Path("certificate.json"))
+    shown = capsys.readouterr().out
     assert "as yours" in shown
     assert "geometry" in shown
     assert "paper" in shown

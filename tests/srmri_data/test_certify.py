@@ -52,9 +52,8 @@ def scanned(image, sigma, seed=0):
 
 
 @pytest.mark.parametrize("sigma", [2.0, 5.0, 15.0])
-def test_noise_is_found_in_the_air(sigma):
+def test_noise_is_found(sigma):
     found = estimate_noise(scanned(ball((40, 50, 30)), sigma))
-    assert found.source == "air"
     assert found.sigma == pytest.approx(sigma, rel=0.15)
 
 
@@ -65,6 +64,17 @@ def test_noise_is_found_where_the_air_was_masked(sigma):
     assert found.source == "detail"
     assert found.sigma == pytest.approx(sigma, rel=0.15)
     assert found.snr == pytest.approx(image[image > 20].mean() / sigma, rel=0.2)
+
+
+def test_ghosts_in_the_air_and_anatomy_do_not_pass_for_noise():
+    image = ball((40, 50, 30))
+    ghosts = estimate_noise(scanned(np.maximum(image, 6), 4.0))
+    assert ghosts.source == "detail"
+    assert ghosts.sigma == pytest.approx(4, rel=0.15)
+    fine = 20 * np.random.default_rng(1).standard_normal(image.shape) * (image > 20)
+    anatomy = estimate_noise(scanned(image + fine, 4.0))
+    assert anatomy.source == "air"
+    assert anatomy.sigma == pytest.approx(4, rel=0.15)
 
 
 def test_noise_has_a_floor_and_needs_an_animal():

@@ -108,8 +108,8 @@ class Noise:
     snr : float
         Mean of the foreground over `sigma`, at most 200.
     source : {"air", "detail"}
-        The air around the animal; or, where that was masked, the finest detail inside, which
-        holds some anatomy too, so that the noise is rather over- than underestimated.
+        The air around the animal, or the finest detail inside it: where the air was masked, or
+        shows more than noise.
     """
 
     sigma: float
@@ -158,7 +158,8 @@ def estimate_noise(data: VoxelArray) -> Noise:
     -----
     In air the magnitude has a Rayleigh distribution, whose median is σ √(2 ln 2). In the
     foreground third-order differences, one along each axis, leave the noise and little else; their
-    median absolute value estimates σ.
+    median absolute value estimates σ. Ghosts in the air and anatomy in the differences add to the
+    noise, never take from it, so the smaller of the two is nearer to the truth.
 
     References
     ----------
@@ -173,18 +174,19 @@ def estimate_noise(data: VoxelArray) -> Noise:
             hint="look at it with `srmri inspect`",
         )
     mean = float(data[inside].mean(dtype=np.float64))
-    lower, middle, upper = np.percentile(data[~inside], (25, 50, 75))
+    detail = np.asarray(data, dtype=np.float32)
+    for axis in range(3):
+        if detail.shape[axis] > 1:
+            detail = np.diff(detail, axis=axis) / np.float32(np.sqrt(2))
+    # A difference is about the tissue when its last voxel is; the edges are few.
+    there = inside[tuple(slice(-n, None) for n in detail.shape)]
+    sigma = float(np.median(np.abs(detail[there]))) / _NORMAL if there.any() else np.inf
     source: Literal["air", "detail"] = "detail"
+    lower, middle, upper = np.percentile(data[~inside], (25, 50, 75))
     if lower > 0 and _AIR_LEAST < upper / lower < _AIR_MOST:
-        source, sigma = "air", float(middle) / np.sqrt(2 * np.log(2))
-    else:
-        detail = np.asarray(data, dtype=np.float32)
-        for axis in range(3):
-            if detail.shape[axis] > 1:
-                detail = np.diff(detail, axis=axis) / np.float32(np.sqrt(2))
-        # A difference is about the tissue when its last voxel is; the edges are few.
-        there = inside[tuple(slice(-n, None) for n in detail.shape)]
-        sigma = float(np.median(np.abs(detail[there]))) / _NORMAL if there.any() else 0.0
+        in_air = float(middle) / np.sqrt(2 * np.log(2))
+        if in_air < sigma:
+            source, sigma = "air", in_air
     sigma = max(float(sigma), mean / _MOST_SNR)
     return Noise(sigma, mean / sigma, source)
 

@@ -21,18 +21,20 @@ from srmri_data.simulate import SimulationConfig, simulate_low_res
 from srmri_data.slices import IntensityMap, common_field_of_view, stack_frame
 
 
-@pytest.fixture(scope="module")
-def pair():
+def scanned_again(config):
     brain = mouse_brain((64, 90, 40), 0.2)
-    made = simulate_low_res(
-        brain, SimulationConfig(shift_um=(90.0, 330.0, -60.0), tilt_deg=(1.0, 0.5, -1.5))
-    )
+    made = simulate_low_res(brain, config)
     low = stack_frame(made.low_res.affine, made.low_res.shape, "coronal")
     high = stack_frame(brain.affine, brain.shape, "coronal", like=low)
     window, _ = common_field_of_view(low, high)
     truth = brain.affine @ made.low_to_high @ np.linalg.inv(made.low_res.affine)
     geometry = PlaneGeometry.of(truth, low, high, window)
     return made, brain, low, high, window, geometry
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return scanned_again(SimulationConfig(shift_um=(90.0, 330.0, -60.0), tilt_deg=(1.0, 0.5, -1.5)))
 
 
 def test_slice_numbers_follow_the_map(pair):
@@ -76,8 +78,10 @@ def test_one_plane_is_the_unblurred_slice_where_scans_are_parallel():
     np.testing.assert_allclose(image, data[17], rtol=1e-5, atol=1e-3 * data.max())
 
 
-def test_all_planes_are_where_the_headers_put_them(pair):
-    made, brain, low, high, window, geometry = pair
+def test_all_planes_are_where_the_headers_put_them():
+    made, brain, low, high, window, geometry = scanned_again(
+        SimulationConfig(shift_um=(700.0, 330.0, -600.0), tilt_deg=(1.0, 0.5, -1.5))
+    )
     data = high.view(brain.data)
     planes = on_low_res_planes(data, geometry, low, high)
     assert planes.shape == high.shape

@@ -57,7 +57,7 @@ def test_registration_is_exact_where_the_papers_vote_is_neither_always_nor_never
     assert 0.2 < by_vote["exact"] < 0.9
     assert 0 < by_vote["unanimous"] < by_vote["n_lr"]
     # Its confidence does not know: wrong pairs are accepted.
-    assert summary["wrongly_accepted"] > 0
+    assert by_vote["wrongly_accepted"] > 0
 
 
 def test_positions_and_errors_follow_their_definitions(demo):

@@ -391,7 +391,10 @@ def test_poisoned_subjects_do_not_hurt_the_others(tree, tmp_path):
     os.kill(worker, signal.SIGSEGV)
     text, errors = process.communicate()
     assert process.returncode == 4, errors
-    found = {row["unit"]: row for row in json.loads((out / "cohort.json").read_text())["units"]}
+    found = {
+        row["unit"]: row
+        for row in json.loads((out / "cohort.json").read_text(encoding="utf-8"))["units"]
+    }
     assert {name for name, row in found.items() if row["state"] == "done"} == {
         "sub-good1", "sub-good2"
     }  # fmt: skip
@@ -427,7 +430,10 @@ def test_a_stopped_run_is_continued(tree, tmp_path, number):
     assert process.returncode == (130 if number == signal.SIGINT else 143)
     assert not Path(f"/proc/{worker}").exists()
     assert not list(out.rglob("*.building-*"))
-    states = [row["state"] for row in json.loads((out / "cohort.json").read_text())["units"]]
+    states = [
+        row["state"]
+        for row in json.loads((out / "cohort.json").read_text(encoding="utf-8"))["units"]
+    ]
     assert states == ["interrupted", "waiting", "waiting"]
     shown = json.loads(pair_all(out, "--status", "--json").stdout)
     assert shown["counts"]["interrupted"] == 1

@@ -48,7 +48,7 @@ def reviewable(tiny_pair, tmp_path_factory) -> Path:
     from srmri_data.slices import Trim
 
     scans = find_scans(ScanRequest(tiny_pair.low), ScanRequest(tiny_pair.high))
-    config = PairingConfig(trim=Trim(0, "slices"), voters=("pca", "ssim"))
+    config = PairingConfig(method="paper", trim=Trim(0, "slices"), voters=("pca", "ssim"))
     run = tmp_path_factory.mktemp("reviewable") / "run"
     run_pairing(plan_pairing(*scans, config), run)
     # What the voters leave open here are mostly empty slices; a dozen with anatomy is to be

@@ -473,7 +473,7 @@ def alike(reviewable, tmp_path_factory, serving, set_queue):
     from srmri_data.slices import Trim
 
     scan = ScanRequest(open_run(reviewable).source_path("lr"))
-    config = PairingConfig(trim=Trim(0, "slices"), voters=("pca",))
+    config = PairingConfig(method="paper", trim=Trim(0, "slices"), voters=("pca",))
     run = tmp_path_factory.mktemp("alike") / "run"
     run_pairing(plan_pairing(*find_scans(scan, scan), config), run)
     # Everything agrees; somebody has to look all the same.

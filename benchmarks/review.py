@@ -86,7 +86,7 @@ def make_run(folder: Path, shape: tuple[int, int, int]) -> Path:
     low = run_simulate(ingest.load(record), config, folder / "lr_study", format="paravision")
     plan = plan_pairing(
         *find_scans(ScanRequest(Path(low["low_res"])), ScanRequest(high)),
-        PairingConfig(trim=Trim(0, "slices"), voters=("pca",)),
+        PairingConfig(method="paper", trim=Trim(0, "slices"), voters=("pca",)),
     )
     run = folder / "run"
     run_pairing(plan, run)

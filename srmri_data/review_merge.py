@@ -115,7 +115,10 @@ def merge_verdicts(
         hr_slice=chosen,
         hr_position=position,
         offset_um=pairs["auto_offset_um"] + moved * spacing_um,
-        n_votes=votes.eq(chosen, axis=0).sum(axis=1),
+        # With a registration they are counted around it, whatever is chosen.
+        n_votes=pairs["n_votes"].where(
+            pairs["geom_position"].notna(), votes.eq(chosen, axis=0).sum(axis=1)
+        ),
         status=_where(found, "status", pairs["auto_status"]),
         reason=_where(found, "reason", pairs["auto_reason"]),
         error_slices=position - pairs["truth_position"],

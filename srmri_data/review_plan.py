@@ -171,7 +171,8 @@ def plan_questions(
     reviewer : str
         Every reviewer has trials of their own.
     catch, repeat : float
-        Catch trials and repeats per queued slice that shows something, rounded up.
+        Catch trials and repeats per queued slice that shows something (per queued slice, where
+        none does), rounded up.
 
     Returns
     -------
@@ -188,14 +189,19 @@ def plan_questions(
     """
     asked = [n for n, auto in items.items() if auto.status == "review"]
     blocks = review_order(items, asked)
-    shown = [block for block in blocks if not items[block[0]].empty]
+    # Trials look like what they stand among: near-empty only where all that is asked is.
+    shown = [block for block in blocks if not items[block[0]].empty] or blocks
     last = blocks[len(shown) :]
     order = [n for block in shown for n in block]
     starts = np.cumsum([0, *map(len, shown)])
 
     before: list[list[Question]] = [[] for _ in starts]
     rng = _rng(seed, reviewer, "catch")
-    free = [n for n, auto in items.items() if auto.status == "auto" and not auto.empty]
+    free = [
+        n
+        for n, auto in items.items()
+        if auto.status == "auto" and all(auto.empty == items[block[0]].empty for block in shown)
+    ]
     for lr_slice in _drawn(free or sorted(order), catch * len(order), rng):
         own = _rng(seed, reviewer, "catch", lr_slice)
         curve = curve_position(items, lr_slice)

@@ -165,7 +165,7 @@ class ItemFacts:
         for name, hr_slice in named:
             if hr_slice in labels or len(labels) < MAX_CANDIDATES:
                 labels.setdefault(hr_slice, []).append(name)
-        for hr_slice in self._around(picks):
+        for hr_slice in self._around(picks or [self._clip(auto.geometry)]):
             if hr_slice not in labels and len(labels) < MAX_CANDIDATES:
                 labels[hr_slice] = ["neighbour"]
         return labels

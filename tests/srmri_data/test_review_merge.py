@@ -19,7 +19,7 @@ from srmri_data.review_merge import (
     parse_decision,
     tool_version,
 )
-from srmri_data.run_folder import PAIRS_DTYPES, read_pairs
+from srmri_data.run_folder import PAIRS_DTYPES, read_pairs, write_pairs
 from srmri_data.safe_io import read_json
 from srmri_data.store import ReviewStore, UnknownItemError
 
@@ -197,6 +197,15 @@ def test_a_run_from_before_there_was_a_review_can_be_reviewed(run):
     assert rows(run)[14].auto_hr_position == 28.25
     export_reviews(run)
     assert content(run, "pairs.csv", "pairs.parquet") == with_review
+
+
+def test_votes_around_a_registration_are_not_counted_again(run):
+    pairs = read_pairs(run)
+    table = pairs.assign(geom_position=pairs["hr_position"] + 0.4, n_votes=3)
+    write_pairs(run, table.astype(PAIRS_DTYPES))
+    decide_at_terminal(run, "10=23", reviewer="Ann")
+    export_reviews(run)
+    assert (read_pairs(run)["n_votes"] == 3).all()
 
 
 def test_a_run_without_truth_stays_without(tmp_path):

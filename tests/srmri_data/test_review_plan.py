@@ -184,6 +184,13 @@ def test_near_empty_slices_are_asked_once_and_come_last():
     assert questions[-4:] == [Question(lr) for lr in range(60, 64)]
 
 
+def test_where_all_is_near_empty_trials_are_too():
+    items = volume(queued=()) | {lr: auto((1, 90), empty=True) for lr in range(60, 72)}
+    trials = [question for question in plan(items, catch=0.1, repeat=0.05) if question.trial]
+    assert sorted(question.trial for question in trials) == ["catch", "catch", "repeat"]
+    assert all(items[question.lr_slice].empty for question in trials)
+
+
 def test_the_curve_follows_the_accepted_pairs():
     assert curve_position(volume(), 30) == 63
     assert curve_position({3: auto((6, 7))}, 3) is None

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from srmri_data.decisions import AutoDecision
 from srmri_data.errors import UsageError
 from srmri_data.geometry import apply_affine
 from srmri_data.review import ReviewImages, SittingConfig, create_app
+from srmri_data.review.items import ItemFacts
 from srmri_data.review_merge import export_reviews
+from srmri_data.review_plan import Question
 from srmri_data.run_folder import Run, open_run, read_pairs
 from srmri_data.safe_io import read_json
 from srmri_data.slices import IntensityMap
@@ -362,6 +365,18 @@ def test_the_page_loads_nothing_but_its_own_files(client):
     for name in ("main.js", "style.css", "icon.svg", "viewer.js"):
         assert client.get(f"/static/{name}").status_code == 200
     assert client.get("/static/app.py").status_code == 404
+
+
+def test_a_slice_no_voter_could_compare_has_candidates(images, paired):
+    facts = ItemFacts.open(
+        paired,
+        {9: AutoDecision(30, 30.0, 30.4, "review", "outside", {}, 0, 0, 0.0, 0.0, False)},
+        seed=1,
+    )
+    item = facts.describe(Question(9), reviewer="ann")
+    slices = [candidate["hr_slice"] for candidate in item["candidates"]]
+    assert slices == list(range(26, 35))
+    assert item["candidates"][4]["labels"] == ["geometry"]
 
 
 # -- trials, adjudication, what is clear -----------------------------------------------------

@@ -75,8 +75,8 @@ WRONG = 1.0
 # Voters look this many LR slices, and at least this many HR slices, to either side of the place
 # that the registration names.
 _REACH_LOW, _REACH_HIGH = 3, 6
-# Below these the registration is not believed. Another animal of the same strain reaches a quality
-# of 0.75, the same animal 0.85 at the least (docs/decisions/0007).
+# Below these the registration is not believed. Other mice of the same study reached a quality of
+# 0.72 at most, the same animal 0.83 at least (docs/decisions/0006).
 _LEAST_QUALITY = 0.8
 _LEAST_MARGIN = 0.004
 

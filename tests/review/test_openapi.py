@@ -114,7 +114,6 @@ def fuzz(review, description, headers, *, examples: int) -> Counter[tuple[str, i
     return answers
 
 
-@pytest.mark.slow  # what the generator draws in fifteen examples a route varies
 def test_answers_are_as_described(review, description, headers):
     answers = fuzz(review, description, headers, examples=15)
     assert sum(answers.values()) >= 200

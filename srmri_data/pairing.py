@@ -76,7 +76,7 @@ WRONG = 1.0
 # that the registration names.
 _REACH_LOW, _REACH_HIGH = 3, 6
 # Below these the registration is not believed. Other mice of the same study reached a quality of
-# 0.72 at most, the same animal 0.83 at least (docs/decisions/0006).
+# 0.72 at most, the same animal 0.83 at least, with a third of it in LR (docs/decisions/0006).
 _LEAST_QUALITY = 0.8
 _LEAST_MARGIN = 0.004
 
@@ -193,8 +193,6 @@ class Paired:
         Per voter; NaN where not compared.
     alignment : Alignment or None
         None in ``--method paper``.
-    stacks : Stacks
-        With the images that were compared.
     features : (n_lr, feature) ndarray or None
         What the confidence was computed from; None in ``--method paper``.
     """
@@ -202,7 +200,6 @@ class Paired:
     pairs: pd.DataFrame
     distances: Mapping[str, DistanceMatrix]
     alignment: Alignment | None
-    stacks: Stacks
     features: NDArray[np.float64] | None
 
 
@@ -249,7 +246,7 @@ def pair_stacks(
         )
     pairs = _pairs_table(plan, stacks, decisions, alignment, truth)
     features = [d.features for d in decisions if d.features is not None]
-    return Paired(pairs, distances, alignment, stacks, np.array(features) if features else None)
+    return Paired(pairs, distances, alignment, np.array(features) if features else None)
 
 
 def _check_truth(plan: PairingPlan, truth: Truth) -> None:

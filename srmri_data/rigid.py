@@ -605,11 +605,13 @@ def _level(
             "a scan shows no animal against its background, so there is nothing to align",
             hint="look at both scans with `srmri inspect`; --method paper votes without alignment",
         )
-    ceiling = _noise_ceiling(fixed, inside)
+    ceiling = 0.0
     if local:
-        fixed = _local_norm(fixed, inside, np.full(3, _NEIGHBOURHOOD))
+        noise = _noise(fixed, inside)
+        fixed, variance = _local_norm(fixed, inside, np.full(3, _NEIGHBOURHOOD))
+        ceiling = _noise_ceiling(noise, fixed[inside], variance[inside])
         sigma = _NEIGHBOURHOOD * spacing / np.asarray(voxel_spacing(moving_affine))
-        moving = _local_norm(moving, moving_inside, sigma)
+        moving, _ = _local_norm(moving, moving_inside, sigma)
     indices = np.argwhere(inside)
     points = apply_affine(fixed_affine, indices[:: max(1, len(indices) // 4000)])
     return _Level(
@@ -644,29 +646,31 @@ def _resample(
     return np.ascontiguousarray(image), affine @ to_new
 
 
-def _local_norm(image: Image, inside: NDArray[np.bool_], sigma: NDArray[np.float64]) -> Image:
-    """Subtract the local mean and divide by the local standard deviation."""
+def _local_norm(
+    image: Image, inside: NDArray[np.bool_], sigma: NDArray[np.float64]
+) -> tuple[Image, Image]:
+    """Subtract the local mean, divide by the local standard deviation; also return its square."""
     mean = ndimage.gaussian_filter(image, sigma, truncate=2.5)
     variance = ndimage.gaussian_filter(image * image, sigma, truncate=2.5) - mean * mean
     np.maximum(variance, 0, out=variance)
     variance += np.float32((_FLAT * float(image[inside].std())) ** 2)
-    return np.asarray((image - mean) / np.sqrt(variance), dtype=np.float32)
+    return np.asarray((image - mean) / np.sqrt(variance), dtype=np.float32), variance
 
 
-def _noise_ceiling(image: Image, inside: NDArray[np.bool_]) -> float:
-    """Correlation that a noise-free copy of the locally normalised image would have with it."""
+def _noise(image: Image, inside: NDArray[np.bool_]) -> float:
+    """Estimate the noise from what changes from voxel to voxel along all three axes."""
     detail = image
     for axis in range(3):
         if image.shape[axis] > 1:
             detail = np.diff(detail, axis=axis) / np.float32(np.sqrt(2))
     cut = tuple(slice(-n, None) for n in detail.shape)
-    noise = float(np.median(np.abs(detail[inside[cut]]))) / 0.6745 if inside[cut].any() else 0.0
-    normal = _local_norm(image, inside, np.full(3, _NEIGHBOURHOOD))
-    total = float(normal[inside].var())
-    mean = ndimage.gaussian_filter(image, _NEIGHBOURHOOD, truncate=2.5)
-    variance = ndimage.gaussian_filter(image * image, _NEIGHBOURHOOD, truncate=2.5) - mean * mean
-    floor = (_FLAT * float(image[inside].std())) ** 2
-    share = float(np.mean(noise**2 / (np.maximum(variance[inside], 0) + floor)))
+    return float(np.median(np.abs(detail[inside[cut]]))) / 0.6745 if inside[cut].any() else 0.0
+
+
+def _noise_ceiling(noise: float, normal: Image, variance: Image) -> float:
+    """Correlation that a noise-free copy of a locally normalised image would have with it."""
+    total = float(normal.var())
+    share = float(np.mean(noise**2 / variance.astype(np.float64)))
     return float(np.sqrt(max(0.0, 1 - share / total))) if total > 0 else 0.0
 
 

@@ -20,6 +20,7 @@ from srmri_data.consensus import Decision, Evidence, geometry_vote, paper_vote, 
 from srmri_data.errors import FormatError, RegistrationError
 from srmri_data.geometry import apply_affine
 from srmri_data.ingest import ScanRecord
+from srmri_data.intensity import content_box
 from srmri_data.planning import (
     VOTER_NAMES,
     Check,
@@ -48,6 +49,7 @@ from srmri_data.safe_io import sha256_file, write_json
 from srmri_data.slices import (
     IntensityMap,
     Trim,
+    Window,
     intensity_map,
     reference_points,
     resize_to_low_res,
@@ -75,6 +77,8 @@ WRONG = 1.0
 # Voters look this many LR slices, and at least this many HR slices, to either side of the place
 # that the registration names.
 _REACH_LOW, _REACH_HIGH = 3, 6
+# Images are not cut to fewer pixels a side than LPIPS can look at.
+_LEAST_SIDE = 32
 # Below these the registration is not believed. Other mice of the same study reached a quality of
 # 0.72 at most, the same animal 0.83 at least, with a third of it in LR (docs/decisions/0006).
 _LEAST_QUALITY = 0.8
@@ -447,14 +451,16 @@ def _align(plan: Comparison, stacks: Stacks, step: Progress) -> tuple[Alignment,
     n_high = plan.high_window.shape[0]
     nearest = np.rint(centre).astype(np.intp) - first
     nearest[(nearest < 0) | (nearest >= n_high)] = -1
-    low_images, high_images = stacks.low_images, stacks.high_images
+    # Padding is not compared: it would have its part in every voter's distances.
+    window, pixels = _without_padding(plan.low_window, stacks.low_slices)
+    low_images, high_images = stacks.low_images[pixels], stacks.high_images[pixels]
     if "match" not in skip:
         images = matched_slices(
             stacks.high_slices,
             geometry,
             plan.low_frame,
             plan.high_frame,
-            plan.low_window,
+            window,
             plan.high_window.slices,
             progress=lambda done, total: step("matching HR to LR", done, total),
         )
@@ -496,6 +502,21 @@ def _align(plan: Comparison, stacks: Stacks, step: Progress) -> tuple[Alignment,
     )
 
 
+def _without_padding(
+    window: Window, slices: NDArray[Any]
+) -> tuple[Window, tuple[slice, slice, slice]]:
+    """Return a window without constant borders, and where it lies in the images of the old one."""
+    _, *box = content_box(slices[window.index])
+    sides, within = [], [slice(None)]
+    for (start, stop), content in zip((window.rows, window.cols), box, strict=True):
+        if content.stop - content.start < min(_LEAST_SIDE, stop - start):
+            content = slice(0, stop - start)
+        sides.append((start + content.start, start + content.stop))
+        within.append(content)
+    whole, rows, cols = within
+    return Window(window.slices, *sides), (whole, rows, cols)
+
+
 def registration_objections(registration: Registration) -> list[str]:
     """Return reasons not to believe a registration as a whole.
 
@@ -521,6 +542,16 @@ def registration_objections(registration: Registration) -> list[str]:
         found.append(
             f"HR fits LR as well with its axes {registration.orientations[1]}, so the "
             "orientation is not certain"
+        )
+    if registration.place_margin < _LEAST_MARGIN:
+        found.append(
+            f"HR fits LR as well {registration.elsewhere_um:.0f} µm away (correlation less by "
+            f"{registration.place_margin:.3f}), so the place is not certain"
+        )
+    if len(registration.replicates) < registration.n_parts:
+        found.append(
+            f"of {registration.n_parts} parts of the animal only {len(registration.replicates)} "
+            "could be registered on their own, so the uncertainty is not known"
         )
     if registration.quality < _LEAST_QUALITY:
         found.append(

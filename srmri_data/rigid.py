@@ -24,7 +24,7 @@ from scipy import ndimage
 from srmri_data.choices import RegistrationMetric
 from srmri_data.errors import RegistrationError, UsageError
 from srmri_data.geometry import apply_affine, voxel_spacing
-from srmri_data.intensity import foreground_threshold
+from srmri_data.intensity import content_box, foreground_threshold
 from srmri_data.safe_io import atomic_path
 from srmri_data.slices import resize_matrix
 from srmri_data.types import Affine
@@ -47,7 +47,7 @@ _FLAT = 0.15
 # HR is sampled this much finer than the resolution it is blurred to: linear interpolation of
 # samples at their Nyquist distance would pull towards the grid.
 _OVERSAMPLING = 1.6
-_MAX_SAMPLES = 400_000
+_MAX_SAMPLES = 200_000
 _MAX_MOVING = 24_000_000
 _MIN_OVERLAP = 0.3
 _ROTATION_START = np.deg2rad(8.0)
@@ -58,8 +58,19 @@ _N_RIVALS = 3
 _HOPELESS = 0.25
 # Below this correlation at the coarse level another measure is tried.
 _POOR = 0.5
+# Score of a registration that came to nothing; a correlation is never as low.
+_FAILED = -2.0
 # Starts this close to the best score count as having found the same.
 _SAME_SCORE = 0.01
+# A start this many coarse voxels from the best one has found another place, and this far behind it
+# is not looked at again.
+_ELSEWHERE = 2.0
+_HOPELESS_PLACE = 0.1
+# Scale or offset of the intensities changes float32's last bits, and an optimiser's path with them.
+# What a level found is rounded before the next one starts from it, in voxels of the level, and the
+# end result in HR voxels, so that the same anatomy gives the same numbers.
+_ROUND_START = 0.1
+_ROUND_RESULT = 0.002
 # Scanners' gradients agree within a few per mille; more is a fact about the scans, and a great
 # deal more is a fit gone wrong.
 _SCALE_NOTED = 0.005
@@ -175,8 +186,15 @@ class Registration:
         square); large when there are several equally good places.
     n_starts, n_agreeing : int
         Starts, and how many of them reached the best place.
+    n_parts : int
+        Separate parts of the voxels that were registered on their own.
     replicates : tuple of (4, 4) ndarray
-        Registrations from separate parts of the voxels, for `position_error`.
+        Where those of them lie that could be, for `position_error`.
+    place_margin : float
+        Score of the best place minus that of the best other place; 1 when every start that came
+        near it led to the same.
+    elsewhere_um : float
+        How far away that other place is; 0 without one.
     orientations : tuple of Orientation
         What the headers say and its best rivals, best first, at one common resolution.
     """
@@ -193,7 +211,10 @@ class Registration:
     spread_um: float
     n_starts: int
     n_agreeing: int
+    n_parts: int
     replicates: tuple[Affine, ...]
+    place_margin: float
+    elsewhere_um: float
     orientations: tuple[Orientation, ...]
 
     @classmethod
@@ -213,7 +234,8 @@ class Registration:
         return cls(
             matrix=np.eye(4), rigid=np.eye(4), centre=centre, metric="correlation",
             score=0.0, ceiling=0.0, scale=(1.0, 1.0, 1.0), is_scaled=False, overlap=1.0,
-            spread_um=0.0, n_starts=0, n_agreeing=0, replicates=(), orientations=(),
+            spread_um=0.0, n_starts=0, n_agreeing=0, n_parts=0, replicates=(), place_margin=1.0,
+            elsewhere_um=0.0, orientations=(),
         )  # fmt: skip
 
     @property
@@ -277,6 +299,8 @@ class Registration:
             "spread_um": self.spread_um,
             "n_starts": self.n_starts,
             "n_agreeing": self.n_agreeing,
+            "place_margin": self.place_margin,
+            "elsewhere_um": self.elsewhere_um,
             "orientation": [
                 {"relation": str(way), "score": way.score} for way in self.orientations
             ],
@@ -332,7 +356,8 @@ class _Level:
 
     @property
     def centre(self) -> NDArray[np.float64]:
-        return np.asarray(self.points.mean(axis=0))
+        # Rounded as transforms are: one voxel more or less of animal must not move it.
+        return np.asarray(np.rint(self.points.mean(axis=0) / self.spacing) * self.spacing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -401,7 +426,8 @@ def register_rigid(
        J. Digit. Imaging 31 (2018) 290-303.
     """
     step = _Steps(progress, 5)
-    low, high = _bridged(_finite(low)), _bridged(_finite(high))
+    low, low_affine = _content(low, low_affine)
+    high, high_affine = _content(high, high_affine)
     extent = max(n * s for n, s in zip(low.shape, voxel_spacing(low_affine), strict=True))
     native = np.asarray(voxel_spacing(low_affine))
 
@@ -431,18 +457,19 @@ def register_rigid(
         # From here on HR looks like LR: its intensities go through the mean of LR's at them.
         high = _like_low_res(level(_COARSE_VOXELS, local=False), best.matrix, high)
     middle = level(_MIDDLE_VOXELS)
-    refined = _refine(middle, best.transform)
+    best = _rounded(best, _ROUND_START * coarse.spacing, extent)
+    refined = _rounded(_refine(middle, best.transform), _ROUND_START * middle.spacing, extent)
+    other = _other_place(starts, coarse, middle, refined)
     stated = Orientation((0, 1, 2), (1, 1, 1), refined.score)
     fitted = [_fit_orientation((coarse, middle), rival, refined) for rival in rivals]
     orientations = sorted([stated, *fitted], key=lambda o: -o.score)
     step()
     fine = _level(low, low_affine, high, high_affine, native)
-    final = _refine(fine, refined.transform)
+    result_step = _ROUND_RESULT * min(voxel_spacing(high_affine))
+    final = _rounded(_refine(fine, refined.transform, least=1e-4), result_step, extent)
     step()
-    replicates = tuple(
-        _refine(part, final.transform, n_iterations=40, step=0.25).matrix for part in _parts(fine)
-    )
-    affine = _refine_affine(fine, final)
+    parts = [_refine(part, final.transform, n_iterations=40, step=0.25) for part in _parts(fine)]
+    affine = _rounded(_refine_affine(fine, final), result_step, extent)
     stretch = np.linalg.svd(affine.matrix[:3, :3], compute_uv=False)
     is_scaled = bool(
         np.abs(stretch - 1).max() > _SCALE_NOTED
@@ -466,7 +493,13 @@ def register_rigid(
         spread_um=float(1000 * np.sqrt(np.mean(np.square(displaced)))),
         n_starts=len(starts),
         n_agreeing=len(agreeing),
-        replicates=replicates,
+        n_parts=len(parts),
+        # One that failed stays where it started, and would pass for one that agrees.
+        replicates=tuple(part.matrix for part in parts if part.score > _FAILED),
+        place_margin=1.0 if other is None else refined.score - other.score,
+        elsewhere_um=(
+            0.0 if other is None else 1000 * _distance(other.matrix, refined.matrix, middle.points)
+        ),
         orientations=tuple(orientations),
     )
 
@@ -565,6 +598,14 @@ def _finite(image: NDArray[Any]) -> Image:
     if np.isfinite(values).all():
         return values
     return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _content(image: NDArray[Any], affine: Affine) -> tuple[Image, Affine]:
+    """Cut off constant borders, and mend what is lost in between."""
+    box = content_box(image)
+    moved = np.eye(4)
+    moved[:3, 3] = [side.start for side in box]
+    return _bridged(_finite(image[box])), affine @ moved
 
 
 def _bridged(image: Image) -> Image:
@@ -716,8 +757,9 @@ def _refine(
     moving: SimpleITK.Image | None = None,
     n_iterations: int = 150,
     step: float = 1.0,
+    least: float = 1e-3,
 ) -> _Fit:
-    """Improve a transform on one level; `step` is the first step in voxels of the level."""
+    """Improve a transform on one level; `step` and `least` are its steps, in the level's voxels."""
     import SimpleITK
 
     method = SimpleITK.ImageRegistrationMethod()
@@ -733,7 +775,7 @@ def _refine(
     method.SetInterpolator(SimpleITK.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=step * level.spacing,
-        minStep=1e-4 * level.spacing,
+        minStep=least * level.spacing,
         numberOfIterations=n_iterations,
         relaxationFactor=0.6,
         gradientMagnitudeTolerance=1e-9,
@@ -748,8 +790,19 @@ def _refine(
         score = -float(method.GetMetricValue())
     except RuntimeError:
         # ITK's word for "nothing overlaps any more".
-        return _Fit(start, -1.0)
+        return _Fit(start, _FAILED)
     return _Fit(transform, score)
+
+
+def _rounded(fit: _Fit, step: float, extent: float) -> _Fit:
+    """Round a transform so that points `extent` mm apart move by multiples of about `step` mm."""
+    turn = 2 * step / extent
+    transform = type(fit.transform)(fit.transform)
+    *linear, x, y, z = fit.transform.GetParameters()
+    transform.SetParameters(
+        [round(v / turn) * turn for v in linear] + [round(v / step) * step for v in (x, y, z)]
+    )
+    return replace(fit, transform=transform)
 
 
 def _refine_affine(level: _Level, start: _Fit) -> _Fit:
@@ -781,8 +834,24 @@ def _search(level: _Level, config: RegistrationConfig, metric: Metric) -> list[_
         shift = random.uniform(-config.window_mm, config.window_mm, 3)
         found.append(run(around + np.concatenate([turn, shift])))
     # A small overlap can correlate by chance.
-    usable = [fit for fit in found if fit.score > -1 and _overlap(level, fit.matrix) > _MIN_OVERLAP]
+    usable = [
+        fit for fit in found if fit.score > _FAILED and _overlap(level, fit.matrix) > _MIN_OVERLAP
+    ]
     return sorted(usable, key=lambda fit: -fit.score)
+
+
+def _other_place(starts: Sequence[_Fit], coarse: _Level, middle: _Level, best: _Fit) -> _Fit | None:
+    """Return the best fit that puts the animal somewhere else than `best`, if there is one."""
+    apart = _ELSEWHERE * coarse.spacing
+    for start in starts:
+        if start.score < starts[0].score - _HOPELESS_PLACE:
+            break
+        if _distance(start.matrix, best.matrix, coarse.points) <= apart:
+            continue
+        found = _refine(middle, start.transform)
+        if _distance(found.matrix, best.matrix, coarse.points) > apart:
+            return found
+    return None
 
 
 def _overlap(level: _Level, matrix: Affine) -> float:

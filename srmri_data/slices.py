@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from srmri_data.choices import Plane
 from srmri_data.errors import ResolutionError, TrimError, UsageError
 from srmri_data.geometry import PLANE_AXES, apply_affine, closest_axes, voxel_spacing
-from srmri_data.intensity import foreground_threshold
+from srmri_data.intensity import content_box, foreground_threshold, regular_sample
 from srmri_data.types import Affine, SliceArray, VoxelArray
 
 MIN_SLICES = 5
@@ -389,8 +389,7 @@ def intensity_map(data: VoxelArray) -> IntensityMap:
         If the volume is constant: there is nothing to pair.
     """
     # A regular sample is deterministic and far below the noise of a percentile.
-    flat = data.reshape(-1, order="A")
-    sample = np.asarray(flat[:: max(1, flat.size // _INTENSITY_SAMPLE)], dtype=np.float32)
+    sample = regular_sample(data[content_box(data)], _INTENSITY_SAMPLE).astype(np.float32)
     threshold = float(foreground_threshold(sample))
     low, high = (
         np.percentile(sample[sample > threshold], [0.1, 99.9])
@@ -422,22 +421,25 @@ def reference_points(
     Returns
     -------
     points : (n, 2) ndarray
-        Row and column of the foreground's centroid, in the full frame; the
-        middle of the slice where there is no foreground.
+        Row and column of the foreground's centroid, in the full frame; that of
+        the whole stack where a slice has no foreground.
     empty : (n,) ndarray of bool
         True where the foreground is less than 5 % of the largest slice's.
     """
     n_slices, n_rows, n_cols = slices.shape
     rows, cols = np.arange(n_rows), np.arange(n_cols)
-    points = np.empty((n_slices, 2))
+    sums = np.empty((n_slices, 2))
     area = np.empty(n_slices)
     for n, image in enumerate(slices):
         mask = image > foreground
         area[n] = mask.sum()
-        if area[n]:
-            points[n] = mask.sum(1) @ rows / area[n], mask.sum(0) @ cols / area[n]
-        else:
-            points[n] = (n_rows - 1) / 2, (n_cols - 1) / 2
+        sums[n] = mask.sum(1) @ rows, mask.sum(0) @ cols
+    if not area.any():
+        points = np.tile([(n_rows - 1) / 2, (n_cols - 1) / 2], (n_slices, 1))
+    else:
+        # Not the middle of the image, which moves when somebody pads it.
+        points = np.where(area[:, None] > 0, sums, sums.sum(axis=0))
+        points /= np.where(area > 0, area, area.sum())[:, None]
     return points + np.asarray(origin), area < max(1.0, _EMPTY_SHARE * area.max())
 
 

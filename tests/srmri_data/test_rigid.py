@@ -9,6 +9,7 @@ import pytest
 
 from srmri_data.errors import RegistrationError, UsageError
 from srmri_data.geometry import apply_affine
+from srmri_data.pairing import registration_objections
 from srmri_data.phantom import mouse_brain
 from srmri_data.rigid import (
     Orientation,
@@ -74,7 +75,7 @@ def test_the_same_input_gives_the_same_bits(found, moved, brain):
 
 def test_gain_and_offset_of_the_intensities_do_not_matter(found, moved, brain):
     low = replace(moved.low_res, data=moved.low_res.data * np.float32(3.7) + np.float32(50))
-    np.testing.assert_allclose(register(low, brain).matrix, found.matrix, atol=1e-3)
+    assert np.array_equal(register(low, brain).matrix, found.matrix)
 
 
 def test_the_standard_error_is_of_the_size_of_the_error(found, moved, brain):
@@ -122,6 +123,31 @@ def test_a_lost_slice_is_bridged(found, moved, brain):
     data[11] = 0
     lost = register(replace(moved.low_res, data=data), brain)
     np.testing.assert_allclose(lost.score, found.score, atol=0.02)
+
+
+def test_a_second_place_that_fits_as_well_is_noticed(brain):
+    # The same 4 mm of brain twice in a row; LR's header points between the two.
+    part = replace(brain, data=brain.data[:, 20:36])
+    high = replace(part, data=np.asfortranarray(np.tile(part.data, (1, 2, 1))))
+    low = simulate_low_res(part, SimulationConfig(snr=20, seed=1)).low_res
+    between = np.eye(4)
+    between[1, 3] = 2.0
+    low = replace(low, affine=between @ low.affine)
+    found = register(low, high, RegistrationConfig(n_starts=6, window_mm=4.0))
+    assert found.elsewhere_um == pytest.approx(4000, rel=0.1)
+    (objection,) = [text for text in registration_objections(found) if "away" in text]
+    assert "the place is not certain" in objection
+
+
+def test_one_place_leaves_no_objection(found):
+    assert found.place_margin == 1.0
+    assert registration_objections(found) == []
+
+
+def test_a_part_that_can_not_be_registered_does_not_pass_for_one_that_agrees(found):
+    assert len(found.replicates) == found.n_parts == 4
+    (objection,) = registration_objections(replace(found, replicates=found.replicates[:3]))
+    assert "only 3" in objection
 
 
 def test_nothing_to_align_is_an_error(brain):

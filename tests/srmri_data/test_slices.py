@@ -154,10 +154,14 @@ def test_trim_counts_from_the_ends_of_the_volume_not_of_the_crop():
 def test_intensity_map_spans_the_foreground():
     rng = np.random.default_rng(0)
     data = np.zeros((40, 40, 20), dtype=np.float32)
-    data[10:30, 10:30] = rng.uniform(100, 300, (20, 20, 20))
+    x, y = np.ogrid[:40, :40]
+    disc = np.hypot(x - 20, y - 20) < 12
+    data[disc] = rng.uniform(100, 300, (disc.sum(), 20))
     mapping = intensity_map(data)
     assert 95 < mapping.low < 105
     assert 295 < mapping.high < 305
+    padded = np.pad(data, ((3, 9), (0, 0), (2, 5)), constant_values=7)
+    assert intensity_map(padded) == mapping
     image = mapping.apply(data)
     assert image.dtype == np.float32
     assert image.min() == 0

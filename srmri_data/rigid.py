@@ -773,6 +773,7 @@ def _refine(
         method.SetMetricSamplingPercentage(share, 1)
     method.SetMetricFixedMask(level.mask_itk)
     method.SetInterpolator(SimpleITK.sitkLinear)
+    method.MetricUseMovingImageGradientFilterOff()
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=step * level.spacing,
         minStep=least * level.spacing,

@@ -17,7 +17,8 @@ The tree, with the exit code the command line maps each branch to::
         ├── ResolutionError        3   LR and HR swapped, or no common field of view
         ├── RegistrationError      3   the two scans can not be aligned
         ├── TrimError              3   trimming leaves too few slices
-        └── WeightsError           3   network weights missing or not the expected ones
+        ├── WeightsError           3   network weights missing or not the expected ones
+        └── CheckpointError        3   also ValueError; a damaged or unsupported checkpoint
 
 A message says which file, what was found and what was expected; the hint says
 what to do next. `cli.main` is the only place that turns them into exit codes.
@@ -120,3 +121,7 @@ class TrimError(InputError):
 
 class WeightsError(InputError):
     """Network weights that are missing or not the expected ones."""
+
+
+class CheckpointError(InputError, ValueError):
+    """A checkpoint that is damaged, unsupported or does not fit its own description."""

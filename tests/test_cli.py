@@ -417,3 +417,24 @@ def test_interrupt_exits_130_and_leaves_nothing(tiny_pair, tmp_path, monkeypatch
 def test_doctor_is_content_here():
     document = json.loads(srmri("doctor", "--json").stdout)
     assert document["ok"], document["findings"]
+
+
+def test_import_checkpoint_reports_every_key(tmp_path):
+    from public_layout import write_public_checkpoint
+
+    from srmri_model.networks import NetworkConfig
+
+    config = NetworkConfig(nf=8, ch_mult=(1, 1), blocks=1, attention=(False, False))
+    source, out = tmp_path / "checkpoint.pth", tmp_path / "ours.safetensors"
+    write_public_checkpoint(source, config)
+    report = json.loads(srmri("import-checkpoint", source, "--out", out, "--json").stdout)
+    assert report["counts"]["dropped"] == report["counts"]["model"] == 1
+    assert len(report["keys"]) == sum(report["counts"].values())
+    assert out.is_file()
+    assert "exists" in srmri("import-checkpoint", source, "--out", out, code=3).stderr
+    text = srmri("import-checkpoint", source, "--out", out, "--force").stdout
+    assert "all_modules.3.weight" in text
+    assert "not needed: optimizer" in text
+    source.write_bytes(b"PK")
+    refused = srmri("import-checkpoint", source, "--out", out, "--force", code=3)
+    assert "not a zip archive" in refused.stderr

@@ -149,8 +149,12 @@ def export(runs: list[Path], out: Path) -> dict[str, Any]:
     from srmri_data.export import write_export
 
     begun: dict[str, float] = {}
+
+    def note(stage: str, _done: int, _total: int) -> None:
+        begun.setdefault(stage, time.perf_counter())
+
     plan = _plan(runs)
-    write_export(plan, out, progress=lambda stage, *_: begun.setdefault(stage, time.perf_counter()))
+    write_export(plan, out, progress=note)
     times = [*begun.values(), time.perf_counter()]
     return {
         "stages": {

@@ -19,6 +19,10 @@ The tree, with the exit code the command line maps each branch to::
         ├── TrimError              3   trimming leaves too few slices
         ├── WeightsError           3   network weights missing or not the expected ones
         └── CheckpointError        3   also ValueError; a damaged or unsupported checkpoint
+        ├── SplitError             3   one subject in two splits, or under two names
+        ├── PrivacyError           3   something that identifies would leave, or a person's consent
+        │                              is not stated
+        └── WeightsError           3   network weights missing or not the expected ones
 
 A message says which file, what was found and what was expected; the hint says
 what to do next. `cli.main` is the only place that turns them into exit codes.
@@ -117,6 +121,14 @@ class RegistrationError(InputError):
 
 class TrimError(InputError):
     """Trimming leaves too few slices to pair."""
+
+
+class SplitError(InputError):
+    """One subject in two splits, or the same scan under two names."""
+
+
+class PrivacyError(InputError):
+    """Something that identifies somebody would leave, or a needed statement is missing."""
 
 
 class WeightsError(InputError):

@@ -272,6 +272,7 @@ def _feed(digest: Any, value: Any) -> None:
 def _clients(config: PushConfig) -> Iterator[None]:
     """Set the Hub's clients up for a push: this endpoint, no bars, no retries of their own."""
     import datasets
+    from huggingface_hub import constants
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -279,23 +280,32 @@ def _clients(config: PushConfig) -> Iterator[None]:
         logging,
     )
 
-    ours = {
-        "HF_ENDPOINT": config.endpoint,
-        "HUB_DATASETS_URL": config.endpoint + "/datasets/{repo_id}/resolve/{revision}/{path}",
-        "STREAMING_READ_MAX_RETRIES": 1,
-        "STREAMING_OPEN_MAX_RETRIES": 1,
-    }
-    theirs = {name: getattr(datasets.config, name) for name in ours}
+    files = "/{repo_id}/resolve/{revision}/{filename}"
+    ours: list[tuple[Any, str, Any]] = [
+        (constants, "ENDPOINT", config.endpoint),
+        (constants, "HUGGINGFACE_CO_URL_TEMPLATE", config.endpoint + files),
+        (datasets.config, "HF_ENDPOINT", config.endpoint),
+        (datasets.config, "TORCH_AVAILABLE", False),  # it would be loaded, and is not needed
+        (datasets.config, "STREAMING_READ_MAX_RETRIES", 1),
+        (datasets.config, "STREAMING_OPEN_MAX_RETRIES", 1),
+        (datasets.config, "STREAMING_OPEN_RETRY_INTERVAL", 0),
+        (datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0),
+        (datasets.config, "STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL", 0),
+        (datasets.config, "STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL", 0),
+    ]
+    # Older versions of `datasets` do not have all of them.
+    ours = [(module, name, value) for module, name, value in ours if hasattr(module, name)]
+    theirs = [(module, name, getattr(module, name)) for module, name, _ in ours]
     bars, level = not are_progress_bars_disabled(), logging.get_verbosity()
-    for name, value in ours.items():
-        setattr(datasets.config, name, value)
+    for module, name, value in ours:
+        setattr(module, name, value)
     disable_progress_bars()
     logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
-        for name, value in theirs.items():
-            setattr(datasets.config, name, value)
+        for module, name, value in theirs:
+            setattr(module, name, value)
         logging.set_verbosity(level)
         if bars:
             enable_progress_bars()
@@ -616,7 +626,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _explain(error: Exception, what: str, config: PushConfig) -> _Failure:
     """Say what a client's exception means for a push."""
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        RevisionNotFoundError,
+    )
 
     hub = config.endpoint
     chain = list(_causes(error))
@@ -627,6 +641,13 @@ def _explain(error: Exception, what: str, config: PushConfig) -> _Failure:
     again = "Nothing was lost: run the same command again, and it sends what is missing."
     if any(isinstance(e, OfflineModeIsEnabled) for e in chain):
         return _Failure(HubError, f"{what} failed: HF_HUB_OFFLINE is set", "Unset it to publish.")
+    if "xet" in said:
+        return _Failure(
+            HubError,
+            message,
+            f"{hub} may have no Xet storage: set HF_HUB_DISABLE_XET=1 and push again.",
+            retry=True,
+        )
     if status == 401:
         return _Failure(
             HubAuthError,
@@ -640,10 +661,12 @@ def _explain(error: Exception, what: str, config: PushConfig) -> _Failure:
             f"the token may not do this: {message}",
             f"It has to write to {config.repo.partition('/')[0]}: see {hub}/settings/tokens.",
         )
-    if status == 412:
+    # Asked again, a commit finds out who was faster.
+    if status == 412 or any(isinstance(e, RevisionNotFoundError) for e in chain):
         return _Failure(HubMovedError, message, again, retry=True)
     uploading = any("Error while uploading" in str(e) for e in chain)
-    if status in _RETRIED or (status == 400 and uploading):
+    # Storage answers 400 to bytes that were damaged or too slow on the way.
+    if status in _RETRIED or (uploading and status in (0, 400)):
         wait = _retry_after(response)
         return _Failure(HubError, message, again, retry=True, wait=wait)
     if status:
@@ -671,6 +694,8 @@ def _is_http(error: BaseException) -> bool:
 def _retry_after(response: Any) -> float:
     from huggingface_hub.utils import parse_ratelimit_headers
 
+    if response is None:
+        return 0.0
     limit = parse_ratelimit_headers(response.headers)
     if response.status_code == 429 and limit is not None and limit.remaining == 0:
         return float(limit.reset_in_seconds + 1)

@@ -142,9 +142,13 @@ class Fault:
     ``lost``      everything is done, and it is reset before the answer
     ``cut``       everything is done, and half of the answer is sent
     ``garbage``   the answer is a web page
-    ``corrupt``   one bit of the body is flipped: of what is stored (PUT) or served (GET)
+    ``corrupt``   one bit flips on the way: storage refuses it (PUT), or it is served (GET)
+    ``rot``       one bit flips in storage, and nobody notices
+    ``stall``     everything is done, and no answer is sent until the client hangs up
     ``echo``      status 500 with the request's Authorization header in the message
     ``call``      `action` is called, and the request goes on; with `after`, once all is done
+
+    With ``abort`` the action is called in the middle of the body.
     """
 
     route: str
@@ -179,6 +183,7 @@ class Entry:
     received: int
     status: int = 0  # 0: the connection was reset before an answer
     fault: str = ""
+    contents: tuple[str, ...] = ()  # of a commit: files whose bytes were in it
 
 
 class RefusalError(Exception):
@@ -254,7 +259,8 @@ class Call:
     headers: dict[str, str]
     body: bytes
     user: User | None
-    corrupt: bool = False
+    fault: str = ""
+    contents: tuple[str, ...] = ()
 
     def json(self) -> Any:
         """Return the body, parsed."""
@@ -529,14 +535,21 @@ class LocalHub:
 
     def do_put(self, call: Call) -> Answer:
         repo = self.repos[call.args["repo"]]
-        body = flipped(call.body) if call.corrupt else call.body
-        # Storage checks what it got against its name only where the hub asks it to.
-        repo.objects[call.args["oid"]] = body
+        body = self._store(repo, call.args["oid"], call.body, call.fault)
         return Answer(headers={"ETag": f'"{hashlib.md5(body).hexdigest()}"'})
+
+    def _store(self, repo: Repo, oid: str, content: bytes, fault: str) -> bytes:
+        """Keep an object under its digest, which storage checks."""
+        if fault == "corrupt":
+            content = flipped(content)
+        if hashlib.sha256(content).hexdigest() != oid:
+            raise RefusalError(400, "BadDigest: the SHA-256 is another one")
+        repo.objects[oid] = flipped(content) if fault == "rot" else content
+        return content
 
     def do_part(self, call: Call) -> Answer:
         parts = self._parts.setdefault((call.args["repo"], call.args["oid"]), {})
-        body = flipped(call.body) if call.corrupt else call.body
+        body = flipped(call.body) if call.fault == "corrupt" else call.body
         parts[int(call.args["num"])] = body
         return Answer(headers={"ETag": f'"{hashlib.md5(body).hexdigest()}"'})
 
@@ -546,7 +559,8 @@ class LocalHub:
         named = [int(p["partNumber"]) for p in call.json()["parts"]]
         if sorted(parts) != named:
             raise RefusalError(400, f"parts {named} were named, {sorted(parts)} were sent")
-        self.repos[name].objects[oid] = b"".join(parts[n] for n in named)
+        content = b"".join(parts[n] for n in named)
+        self._store(self.repos[name], oid, content, call.fault)
         return as_json({})
 
     def do_verify(self, call: Call) -> Answer:
@@ -575,6 +589,7 @@ class LocalHub:
         if expected is not None and not base.oid.startswith(expected):
             raise RefusalError(412, "A commit has happened since. Please refresh and try again.")
         tree = dict(base.tree)
+        call.contents = tuple(n["value"]["path"] for n in lines[1:] if n["key"] == "file")
         for line in lines[1:]:
             self._apply(repo, tree, line["key"], line["value"])
         commit = self._commit(
@@ -852,7 +867,7 @@ def flipped(content: bytes) -> bytes:
 
 def ranged(call: Call, content: bytes, headers: dict[str, str]) -> Answer:
     """Return the content, or the part of it that was asked for."""
-    if call.corrupt:
+    if call.fault == "corrupt":
         content = flipped(content)
     headers = headers | {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
     asked = re.fullmatch(r"bytes=(\d*)-(\d*)", call.headers.get("range", ""))
@@ -907,19 +922,19 @@ class _Handler(BaseHTTPRequestHandler):
                 body += self.rfile.read(size)
                 self.rfile.readline()
                 if half:
-                    entry.received = len(body)
-                    raise ResetError
-            self.rfile.readline()
+                    break
+            if not half:
+                self.rfile.readline()
         else:
             size = int(self.headers.get("Content-Length") or 0)
             body = bytearray(self.rfile.read(size // 2 if half else size))
         entry.received = len(body)
-        if half:
-            raise ResetError
         return bytes(body)
 
     def _answer(self, entry: Entry, answer: Answer, *, cut: bool = False) -> None:
         entry.status = answer.status
+        if cut and (self.command == "HEAD" or len(answer.body) < 2):
+            raise ResetError
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
@@ -952,6 +967,8 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._read_body(entry, half=kind == "abort")
             if fault and fault.action and not fault.after:
                 fault.action()
+            if kind == "abort":
+                raise ResetError
             if fault and (kind.isdigit() or kind == "echo"):
                 said = f"refused {authorization}" if kind == "echo" else f"injected {kind}"
                 raise RefusalError(500 if kind == "echo" else int(kind), said, **fault.headers)
@@ -964,12 +981,15 @@ class _Handler(BaseHTTPRequestHandler):
             args = {k: v for k, v in found.groupdict().items() if v is not None}
             lower = {k.lower(): v for k, v in self.headers.items()}
             query = parse_qs(url.query)
-            call = Call(route, args, query, lower, body, user, corrupt=kind == "corrupt")
+            call = Call(route, args, query, lower, body, user, kind)
             with hub._lock:
                 answer = getattr(hub, f"do_{route.replace('-', '_')}")(call)
             if fault and fault.action and fault.after:
                 fault.action()
-            if kind == "lost":
+            entry.contents = call.contents
+            if kind == "stall":
+                self.connection.recv(1)
+            if kind in ("lost", "stall"):
                 raise ResetError
             if kind == "garbage":
                 answer = Answer(b"<html>Bad gateway</html>", 200, {"Content-Type": "text/html"})

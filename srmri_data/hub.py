@@ -13,24 +13,21 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from srmri_data.errors import (
-    ChecksumError,
     FormatError,
     HubAuthError,
     HubError,
     HubMovedError,
     InputError,
-    MissingInputError,
     SrmriError,
 )
 from srmri_data.push_plan import (
-    CARD,
     CHECKSUMS,
     PushConfig,
     PushPlan,
@@ -40,232 +37,24 @@ from srmri_data.push_plan import (
     differences,
     plan_push,
 )
-from srmri_data.safe_io import read_bounded
+from srmri_data.staged import (
+    Digests,
+    Progress,
+    Staged,
+    load_digests,
+    no_progress,
+    parse_checksums,
+    read_staged,
+    rows_in_words,
+)
 
 T = TypeVar("T")
-Progress = Callable[[str, int, int], None]
 Scan = Callable[[Path], Sequence[str]]
 Sleep = Callable[[float], None]
 
 _CHUNK = 1 << 20
 _LONGEST_WAIT = 900.0
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524})
-
-
-def _no_progress(stage: str, done: int, total: int) -> None:
-    """Say nothing."""
-
-
-# Staged folder
-
-
-@dataclass(frozen=True)
-class Staged:
-    """A folder that is ready to be published.
-
-    Parameters
-    ----------
-    folder : Path
-        Where it is.
-    files : tuple of StagedFile
-        Everything in it.
-    metadata : dict
-        Fields of its card.
-    """
-
-    folder: Path
-    files: tuple[StagedFile, ...]
-    metadata: dict[str, Any]
-
-
-def read_staged(folder: Path, *, progress: Progress = _no_progress) -> Staged:
-    """Read a staged folder and check it against its own checksums.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder with a card and a `checksums.sha256`.
-    progress : callable
-        Called with stage, files done and files in all.
-
-    Returns
-    -------
-    Staged
-        The files with their digests, and the card's fields.
-
-    Raises
-    ------
-    MissingInputError
-        If there is no such folder, or it has no card or no checksums.
-    ChecksumError
-        If a file is missing, different, or not listed.
-    FormatError
-        If the checksums or the card's fields can not be read.
-    """
-    if not folder.is_dir():
-        raise MissingInputError(f"{folder}: no such folder")
-    for name in (CARD, CHECKSUMS):
-        if not (folder / name).is_file():
-            raise MissingInputError(
-                f"{folder / name}: no such file", "Stage the dataset with `srmri export-hf`."
-            )
-    listed = parse_checksums(read_bounded(folder / CHECKSUMS, 64 << 20).decode("utf-8", "replace"))
-    found = sorted(p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
-    links = [p for p in found if p.is_symlink() or not p.is_file()]
-    if links:
-        raise FormatError(f"{links[0]}: a staged folder holds files only")
-    files = []
-    for done, path in enumerate(found):
-        progress("checksums", done, len(found))
-        files.append(_digested(path, path.relative_to(folder).as_posix()))
-    progress("checksums", len(found), len(found))
-    actual = {f.path: f.sha256 for f in files if f.path != CHECKSUMS}
-    wrong = sorted(p for p in listed.keys() | actual.keys() if listed.get(p) != actual.get(p))
-    if wrong:
-        name = wrong[0]
-        state = (
-            "is listed but missing"
-            if name not in actual
-            else "is not listed"
-            if name not in listed
-            else f"should have SHA-256 {listed[name]}, has {actual[name]}"
-        )
-        raise ChecksumError(
-            f"{folder}: {name} {state}" + (f"; {len(wrong) - 1} more" if wrong[1:] else ""),
-            "The folder was changed since it was staged. Stage it again.",
-        )
-    return Staged(folder, tuple(files), _card_fields(folder / CARD))
-
-
-def parse_checksums(text: str) -> dict[str, str]:
-    """Read the lines of a `checksums.sha256`.
-
-    Parameters
-    ----------
-    text : str
-        Lines of a digest, two spaces and a path, as `sha256sum` writes them.
-
-    Returns
-    -------
-    dict of str to str
-        Digest of every path.
-
-    Raises
-    ------
-    FormatError
-        If a line is something else.
-
-    Examples
-    --------
-    >>> parse_checksums("0" * 64 + "  data/a.parquet")["data/a.parquet"][:4]
-    '0000'
-    """
-    listed = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
-        if match is None:
-            raise FormatError(f"{CHECKSUMS}, line {number}: not a digest and a path")
-        listed[match[2]] = match[1]
-    return listed
-
-
-def _digested(path: Path, name: str) -> StagedFile:
-    size = path.stat().st_size
-    digest = hashlib.sha256()
-    # Git names a blob by the SHA-1 of its length and its bytes; nothing rests on it alone.
-    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            blob.update(chunk)
-    return StagedFile(name, size, digest.hexdigest(), blob.hexdigest())
-
-
-def _card_fields(card: Path) -> dict[str, Any]:
-    import yaml
-    from huggingface_hub import metadata_load
-
-    try:
-        fields = metadata_load(card)
-    except (yaml.YAMLError, ValueError) as error:
-        raise FormatError(f"{card}: its metadata can not be read ({error})") from error
-    if not isinstance(fields, dict):
-        raise FormatError(f"{card}: no metadata between two lines of ---")
-    return fields
-
-
-# Loading
-
-
-Digests = dict[str, dict[str, tuple[int, str]]]
-
-
-def load_digests(
-    source: str | Path,
-    metadata: Mapping[str, Any],
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-) -> Digests:
-    """Load every configuration of a dataset with `datasets` and digest its rows.
-
-    Parameters
-    ----------
-    source : str or Path
-        Staged folder, or name on the hub.
-    metadata : mapping
-        Fields of the card, which name the configurations.
-    revision : str, optional
-        Commit, on the hub.
-    token : str, optional
-        Who asks, on the hub.
-
-    Returns
-    -------
-    dict
-        By configuration (`""` is what loads without a name) and split: the number of rows, and
-        a SHA-256 of all their values in order, whatever the batches they come in.
-    """
-    import datasets
-
-    configs = [str(c["config_name"]) for c in metadata.get("configs") or [] if "config_name" in c]
-    digests: Digests = {}
-    for config in ["", *configs]:
-        loaded = datasets.load_dataset(
-            str(source),
-            config or None,
-            revision=revision,
-            token=token,
-            streaming=True,
-        )
-        digests[config] = {split: _rows_digest(rows) for split, rows in loaded.items()}
-    return digests
-
-
-def _rows_digest(rows: Any) -> tuple[int, str]:
-    digest = hashlib.sha256()
-    count = 0
-    for table in rows.with_format("arrow").iter(batch_size=64):
-        for row in table.to_pylist():
-            count += 1
-            for name in sorted(row):
-                _feed(digest, name)
-                _feed(digest, row[name])
-    return count, digest.hexdigest()
-
-
-def _feed(digest: Any, value: Any) -> None:
-    """Digest a value with its type and length, so that different rows never feed the same."""
-    if isinstance(value, dict):
-        value = [part for key in sorted(value) for part in (key, value[key])]
-    if isinstance(value, list):
-        digest.update(b"list %d " % len(value))
-        for part in value:
-            _feed(digest, part)
-        return
-    content = value if isinstance(value, bytes) else repr(value).encode()
-    digest.update(f"{type(value).__name__} {len(content)} ".encode())
-    digest.update(content)
 
 
 @contextmanager
@@ -309,9 +98,6 @@ def _clients(config: PushConfig) -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             enable_progress_bars()
-
-
-# The hub
 
 
 @dataclass
@@ -535,8 +321,8 @@ class _Hub:
         loaded = self.persist("loading the dataset", attempt)
         if loaded != expected:
             raise HubError(
-                f"{self.config.repo} loads as another dataset: {_summary(loaded)}, "
-                f"staged {_summary(expected)}",
+                f"{self.config.repo} loads as another dataset: {rows_in_words(loaded)}, "
+                f"staged {rows_in_words(expected)}",
                 "Nothing was published. Please report this.",
             )
         self.progress("loading", 1, 1)
@@ -703,17 +489,6 @@ def _retry_after(response: Any) -> float:
     return float(asked) + 1 if asked.isdigit() else 0.0
 
 
-def _summary(digests: Digests) -> str:
-    return ", ".join(
-        f"{config or 'default'}/{split}: {rows} rows"
-        for config, splits in digests.items()
-        for split, (rows, _) in splits.items()
-    )
-
-
-# Pushing
-
-
 @dataclass(frozen=True)
 class PushReport:
     """What a push came to.
@@ -781,7 +556,7 @@ def push(
     *,
     scan: Scan,
     token: str | None = None,
-    progress: Progress = _no_progress,
+    progress: Progress = no_progress,
     sleep: Sleep = time.sleep,
     nonce: str | None = None,
 ) -> PushReport:

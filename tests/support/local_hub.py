@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -246,6 +247,8 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
     ("object-head", "HEAD", rf"/storage/{REPO}/(?P<oid>[0-9a-f]{{64}})"),
 )
 _COMPILED = [(name, method, re.compile(pattern)) for name, method, pattern in ROUTES]
+# Two hubs never name a commit alike, or one's files would be found in the cache of the other's.
+_SALTS = count()
 READS = {"refs", "commits", "tree", "paths", "info", "head", "resolve", "discussions", "discussion"}
 
 
@@ -299,6 +302,7 @@ class LocalHub:
         self.misdirected: list[str] = []
         self._parts: dict[tuple[str, str], dict[int, bytes]] = {}
         self._lock = threading.RLock()
+        self._salt = next(_SALTS)
         self._server = _Server(self)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
@@ -367,7 +371,7 @@ class LocalHub:
     def _new_repo(self, name: str, *, private: bool) -> Repo:
         repo = self.repos[name] = Repo(name, private)
         first = Commit(
-            hashlib.sha1(f"{name}{len(self.log)}".encode()).hexdigest(),
+            hashlib.sha1(f"{self._salt} {name} {len(self.log)}".encode()).hexdigest(),
             None,
             "initial commit",
             "",
@@ -383,7 +387,7 @@ class LocalHub:
         self, repo: Repo, ref: str, tree: dict[str, Blob], title: str, message: str, author: str
     ) -> Commit:
         parent = repo.refs[ref]
-        seal = json.dumps([parent, title, message, len(repo.commits), sorted(tree)])
+        seal = json.dumps([self._salt, parent, title, message, len(repo.commits), sorted(tree)])
         commit = Commit(
             hashlib.sha1(seal.encode()).hexdigest(), parent, title, message, author, tree
         )
@@ -928,6 +932,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             size = int(self.headers.get("Content-Length") or 0)
             body = bytearray(self.rfile.read(size // 2 if half else size))
+            if len(body) < size and not half:
+                raise ResetError
         entry.received = len(body)
         return bytes(body)
 
@@ -982,10 +988,12 @@ class _Handler(BaseHTTPRequestHandler):
             lower = {k.lower(): v for k, v in self.headers.items()}
             query = parse_qs(url.query)
             call = Call(route, args, query, lower, body, user, kind)
-            with hub._lock:
-                answer = getattr(hub, f"do_{route.replace('-', '_')}")(call)
-            if fault and fault.action and fault.after:
-                fault.action()
+            try:
+                with hub._lock:
+                    answer = getattr(hub, f"do_{route.replace('-', '_')}")(call)
+            finally:
+                if fault and fault.action and fault.after:
+                    fault.action()
             entry.contents = call.contents
             if kind == "stall":
                 self.connection.recv(1)

@@ -19,12 +19,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from srmri_data.deid.scan import ScanReport, scan_phi
 from srmri_data.errors import (
     FormatError,
     HubAuthError,
     HubError,
     HubMovedError,
     InputError,
+    PrivacyError,
     SrmriError,
 )
 from srmri_data.push_plan import (
@@ -49,7 +51,7 @@ from srmri_data.staged import (
 )
 
 T = TypeVar("T")
-Scan = Callable[[Path], Sequence[str]]
+Scan = Callable[[Path], ScanReport]
 Sleep = Callable[[float], None]
 
 _CHUNK = 1 << 20
@@ -554,7 +556,7 @@ def push(
     folder: Path,
     config: PushConfig,
     *,
-    scan: Scan,
+    scan: Scan = scan_phi,
     token: str | None = None,
     progress: Progress = no_progress,
     sleep: Sleep = time.sleep,
@@ -569,7 +571,7 @@ def push(
     config : PushConfig
         Where to, and how.
     scan : callable
-        Says of a folder what in it identifies somebody; anything stops the push.
+        Looks into the very bytes for what identifies somebody.
     token : str, optional
         Who publishes; this machine's token if absent.
     progress : callable
@@ -598,8 +600,8 @@ def push(
         If the hub fails for longer than the retries last.
     """
     staged = read_staged(folder, progress=progress)
-    plan = plan_push(staged.files, staged.metadata, config)
-    refuse_findings(folder, scan(folder))
+    plan = plan_push(staged.files, staged.metadata, config, version=staged.version)
+    refuse_findings(folder, scan(folder), public=config.public)
     token = find_token() if token is None else _checked_token(token)
     with _clients(config):
         expected = _load_staged(staged)
@@ -607,7 +609,7 @@ def push(
         hub.sign_in()
         hub.ensure_repo()
         remote = hub.look(plan.branch)
-        plan = plan_push(staged.files, staged.metadata, config, remote)
+        plan = plan_push(staged.files, staged.metadata, config, remote, version=staged.version)
         source = remote.main if plan.is_on_main else _upload(hub, staged, plan, remote)
         hub.verify(plan.files, source)
         hub.compare_loaded(staged, expected, source)
@@ -629,26 +631,29 @@ def push(
     )
 
 
-def refuse_findings(folder: Path, findings: Sequence[str]) -> None:
-    """Stop if a scan found something.
+def refuse_findings(folder: Path, report: ScanReport, *, public: bool) -> None:
+    """Stop if a scan found something that must not leave.
 
     Parameters
     ----------
     folder : Path
         What was scanned.
-    findings : sequence of str
-        What identifies somebody, one line each.
+    report : ScanReport
+        What was found.
+    public : bool
+        Refuse what nobody vouches for, too, not only what identifies.
 
     Raises
     ------
-    InputError
+    PrivacyError
         If there is any.
     """
-    if findings:
-        shown = "; ".join(findings[:3])
-        raise InputError(
-            f"{folder} does not pass the scan: {shown}"
-            + (f"; {len(findings) - 3} more" if findings[3:] else ""),
+    found = [f for f in report.findings if public or f.level == "identifies"]
+    if found:
+        first = found[0]
+        raise PrivacyError(
+            f"{folder} does not pass the scan: {first.text!r} ({first.kind}) in {first.file}, "
+            f"{first.place}" + (f"; {len(found) - 1} more" if found[1:] else ""),
             f"Nothing was sent. `srmri scan-phi {folder}` lists everything.",
         )
 

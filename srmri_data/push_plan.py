@@ -202,6 +202,8 @@ def plan_push(
     metadata: Mapping[str, Any],
     config: PushConfig,
     remote: Remote | None = None,
+    *,
+    version: str | None = None,
 ) -> PushPlan:
     """Decide what a push does.
 
@@ -215,6 +217,8 @@ def plan_push(
         What is asked for.
     remote : Remote, optional
         What the hub has; without it everything has to be sent.
+    version : str, optional
+        What the dataset calls itself, ``X.Y.Z``.
 
     Returns
     -------
@@ -228,7 +232,8 @@ def plan_push(
     HubError
         If the repository holds something this push must not touch.
     """
-    _check_request(files, metadata, config)
+    check_request(config)
+    _check_staged(files, metadata, config, version)
     ordered = sorted(files, key=lambda f: (f.path != CARD, f.path))
     seal = "".join(f"{f.sha256}  {f.path}\n" for f in ordered)
     branch = f"srmri-{hashlib.sha256(seal.encode()).hexdigest()[:12]}"
@@ -295,9 +300,19 @@ def _batches(files: Sequence[StagedFile], config: PushConfig) -> Iterator[tuple[
         yield tuple(batch)
 
 
-def _check_request(
-    files: Sequence[StagedFile], metadata: Mapping[str, Any], config: PushConfig
-) -> None:
+def check_request(config: PushConfig) -> None:
+    """Refuse what can be refused before there is a dataset.
+
+    Parameters
+    ----------
+    config : PushConfig
+        What is asked for.
+
+    Raises
+    ------
+    UsageError
+        If a name is none, the licence is missing, or nobody confirmed that it becomes public.
+    """
     if not _REPO.fullmatch(config.repo) or "--" in config.repo or ".." in config.repo:
         raise UsageError(
             f"{config.repo!r} is not the name of a repository",
@@ -307,23 +322,36 @@ def _check_request(
         raise UsageError(
             f"{config.tag!r} is not a version", "Versions are vX.Y.Z, for instance --tag v1.0.0."
         )
-    if CARD not in {f.path for f in files}:
-        raise FormatError(f"{CARD} is missing: a dataset is not published without its card")
-    in_card = str(metadata.get("license") or "")
-    if not config.license or not in_card:
+    if not config.license:
         raise UsageError(
             "the dataset has no licence, so nobody could use it",
-            "Name one with --license, for instance --license cc-by-4.0.",
-        )
-    if in_card.lower() != config.license.lower():
-        raise UsageError(
-            f"the card says {in_card}, --license says {config.license}",
-            "Stage the dataset again with the licence you mean.",
+            "Name one with --license, for instance --license CC-BY-4.0.",
         )
     if config.public and config.confirmed != config.repo:
         raise UsageError(
             f"{config.repo} would become public, and that was not confirmed",
             f"Type the name when asked, or pass --yes {config.repo}.",
+        )
+
+
+def _check_staged(
+    files: Sequence[StagedFile],
+    metadata: Mapping[str, Any],
+    config: PushConfig,
+    version: str | None,
+) -> None:
+    if CARD not in {f.path for f in files}:
+        raise FormatError(f"{CARD} is missing: a dataset is not published without its card")
+    in_card = str(metadata.get("license") or "")
+    if in_card.lower() != config.license.lower():
+        raise UsageError(
+            f"the card says {in_card or 'no licence'}, --license says {config.license}",
+            "Stage the dataset again with the licence you mean.",
+        )
+    if version is not None and config.tag != f"v{version}":
+        raise UsageError(
+            f"the staged dataset calls itself version {version}, --tag says {config.tag}",
+            f"Pass --tag v{version}, or stage it again under the other version.",
         )
 
 

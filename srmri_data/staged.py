@@ -11,7 +11,7 @@ from typing import Any
 
 from srmri_data.errors import ChecksumError, FormatError, MissingInputError
 from srmri_data.push_plan import CARD, CHECKSUMS, StagedFile
-from srmri_data.safe_io import read_bounded
+from srmri_data.safe_io import read_bounded, read_json
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``."""
@@ -46,11 +46,14 @@ class Staged:
         Everything in it.
     metadata : dict
         Fields of its card.
+    version : str or None
+        What it calls itself, ``X.Y.Z``, in its Croissant description.
     """
 
     folder: Path
     files: tuple[StagedFile, ...]
     metadata: dict[str, Any]
+    version: str | None
 
 
 def read_staged(folder: Path, *, progress: Progress = no_progress) -> Staged:
@@ -109,7 +112,7 @@ def read_staged(folder: Path, *, progress: Progress = no_progress) -> Staged:
             f"{folder}: {name} {state}" + (f"; {len(wrong) - 1} more" if wrong[1:] else ""),
             "The folder was changed since it was staged. Stage it again.",
         )
-    return Staged(folder, tuple(files), _card_fields(folder / CARD))
+    return Staged(folder, tuple(files), _card_fields(folder / CARD), staged_version(folder))
 
 
 def parse_checksums(text: str) -> dict[str, str]:
@@ -142,6 +145,32 @@ def parse_checksums(text: str) -> dict[str, str]:
             raise FormatError(f"{CHECKSUMS}, line {number}: not a digest and a path")
         listed[match[2]] = match[1]
     return listed
+
+
+def staged_version(folder: Path) -> str | None:
+    """Return what a staged dataset calls its version.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is.
+
+    Returns
+    -------
+    str or None
+        ``X.Y.Z``, or None if it says nothing.
+
+    Raises
+    ------
+    FormatError
+        If its Croissant description is damaged.
+    """
+    described = folder / "croissant.json"
+    if not described.is_file():
+        return None
+    document = read_json(described)
+    version = document.get("version") if isinstance(document, dict) else None
+    return version if isinstance(version, str) else None
 
 
 def _digested(path: Path, name: str) -> StagedFile:

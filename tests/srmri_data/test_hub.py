@@ -21,6 +21,7 @@ from hub_faults import Case
 from local_hub import Fault, LocalHub, User
 from staged_dataset import contents, seal, write_staged
 
+from srmri_data.deid.scan import Finding, ScanReport
 from srmri_data.errors import (
     ChecksumError,
     FormatError,
@@ -29,6 +30,7 @@ from srmri_data.errors import (
     HubMovedError,
     InputError,
     MissingInputError,
+    PrivacyError,
     UsageError,
 )
 from srmri_data.hub import find_token, push
@@ -83,7 +85,7 @@ def config_for(hub: LocalHub, **changes: Any) -> PushConfig:
 def do_push(folder: Path, config: PushConfig, **options: Any) -> Any:
     slept: list[float] = []
     settings: dict[str, Any] = {
-        "scan": lambda folder: (),
+        "scan": lambda folder: ScanReport(0, 0, ()),
         "token": TOKEN,
         "sleep": slept.append,
         "nonce": "test",
@@ -246,11 +248,45 @@ def test_an_incomplete_request_reaches_no_hub(
     assert hub.log == []
 
 
-def test_what_does_not_pass_the_scan_reaches_no_hub(hub: LocalHub, staged: Path) -> None:
-    found = ["volumes/a.nii.gz: a date", "README.md: a name"]
-    with pytest.raises(InputError, match="does not pass the scan: volumes/a"):
-        do_push(staged, public(hub), scan=lambda folder: found)
+@pytest.mark.parametrize("kind", ["date", "unknown"])
+def test_what_does_not_pass_the_scan_does_not_leave(hub: LocalHub, staged: Path, kind: str) -> None:
+    found = (Finding("reviews.jsonl", "line 1", kind, "something"),)
+
+    def scan(folder: Path) -> ScanReport:
+        assert folder == staged
+        return ScanReport(1, 1, found)
+
+    with pytest.raises(PrivacyError, match=r"does not pass the scan: 'something'"):
+        do_push(staged, public(hub), scan=scan)
     assert hub.log == []
+    if kind == "unknown":
+        do_push(staged, config_for(hub), scan=scan)
+        assert hub.repos[REPO].private
+    else:
+        with pytest.raises(PrivacyError):
+            do_push(staged, config_for(hub), scan=scan)
+        assert hub.log == []
+
+
+def test_the_scan_is_of_the_very_folder(hub: LocalHub, tmp_path: Path) -> None:
+    folder = write_staged(tmp_path / "d")
+    with open(folder / "reviews.jsonl", "a") as file:
+        file.write('{"at": "2024-03-01T10:11:12", "by": "jane.doe@example.org"}\n')
+    seal(folder)
+    with pytest.raises(PrivacyError, match=r"reviews.jsonl"):
+        push(folder, config_for(hub), token=TOKEN)
+    assert hub.log == []
+
+
+def test_the_tag_is_the_version_the_dataset_calls_itself(hub: LocalHub, tmp_path: Path) -> None:
+    folder = write_staged(tmp_path / "d")
+    (folder / "croissant.json").write_text('{"version": "1.2.0"}')
+    seal(folder)
+    with pytest.raises(UsageError, match=r"calls itself version 1.2.0"):
+        do_push(folder, config_for(hub))
+    assert hub.log == []
+    do_push(folder, config_for(hub, tag="v1.2.0"))
+    assert "refs/tags/v1.2.0" in hub.repos[REPO].refs
 
 
 def test_a_folder_that_was_changed_is_refused(hub: LocalHub, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def quick() -> None:
 
 def run(job: dict[str, Any]) -> int:
     """Push; return the exit code the command line would."""
+    from srmri_data.deid.scan import ScanReport
     from srmri_data.errors import SrmriError
     from srmri_data.hub import push
     from srmri_data.push_plan import PushConfig
@@ -35,7 +36,7 @@ def run(job: dict[str, Any]) -> int:
         push(
             Path(job["folder"]),
             PushConfig(**job["config"]),
-            scan=lambda folder: (),
+            scan=lambda folder: ScanReport(0, 0, ()),
             nonce=job["nonce"],
             sleep=lambda seconds: None,
         )

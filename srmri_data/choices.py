@@ -53,3 +53,6 @@ SubjectPosition: TypeAlias = Literal[
 
 VoxelType: TypeAlias = Literal["float32", "stored"]
 """Voxels as scanner units, or as stored numbers with slope and intercept."""
+
+Gated: TypeAlias = Literal["auto", "manual"]
+"""Readers of a dataset ask for access: granted at once, or by its owner."""

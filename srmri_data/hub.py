@@ -132,8 +132,11 @@ class _Hub:
             except Exception as error:
                 failure = _explain(error, what, self.config)
                 # What the other side says may hold what it was sent.
+                told = any(self.token in str(e) for e in _causes(error))
+                if failure is None and not told:
+                    raise
+                failure = failure or _Failure(HubError, f"{what} failed: {error}", "Report this.")
                 failure.message = failure.message.replace(self.token, "[token]")
-                told = self.token in str(error)
                 if not failure.retry or number == self.config.attempts:
                     raise failure.as_error() from (None if told else error)
                 wait = failure.wait or 2.0 ** (number - 1)
@@ -154,12 +157,9 @@ class _Hub:
 
     def ensure_repo(self) -> None:
         """Make the repository, private, if it is not there; leave it as it is if it is."""
-        from huggingface_hub.errors import RepositoryNotFoundError
 
         def attempt() -> None:
-            try:
-                self.api.dataset_info(self.config.repo)
-            except RepositoryNotFoundError:
+            if not self.api.repo_exists(**self.where):
                 self.api.create_repo(**self.where, private=True, exist_ok=True)
 
         self.persist("making the repository", attempt)
@@ -412,8 +412,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _explain(error: Exception, what: str, config: PushConfig) -> _Failure:
-    """Say what a client's exception means for a push."""
+def _explain(error: Exception, what: str, config: PushConfig) -> _Failure | None:
+    """Say what a client's exception means for a push; None if it is nobody's but ours."""
     from huggingface_hub.errors import (
         HfHubHTTPError,
         OfflineModeIsEnabled,
@@ -471,7 +471,7 @@ def _explain(error: Exception, what: str, config: PushConfig) -> _Failure:
         return _Failure(HubError, message, again, retry=True)
     if what.startswith("loading"):
         return _Failure(HubError, message, "Nothing was published.", retry=True)
-    raise error
+    return None
 
 
 def _is_http(error: BaseException) -> bool:

@@ -10,8 +10,10 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
+from urllib.parse import urlsplit
 
+from srmri_data.choices import Gated
 from srmri_data.errors import FormatError, HubError, UsageError
 
 CARD = "README.md"
@@ -20,9 +22,8 @@ CHECKSUMS = "checksums.sha256"
 HUB_FILES = frozenset({".gitattributes"})
 
 _REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _TAG = re.compile(r"v\d+\.\d+\.\d+")
-
-Gated = Literal["auto", "manual"]
 
 
 @dataclass(frozen=True)
@@ -311,12 +312,19 @@ def check_request(config: PushConfig) -> None:
     Raises
     ------
     UsageError
-        If a name is none, the licence is missing, or nobody confirmed that it becomes public.
+        If a name is none, the hub is reached in the clear, the licence is missing, or nobody
+        confirmed that it becomes public.
     """
     if not _REPO.fullmatch(config.repo) or "--" in config.repo or ".." in config.repo:
         raise UsageError(
             f"{config.repo!r} is not the name of a repository",
             "Name it USER/NAME: letters, digits, '-', '_' and '.'.",
+        )
+    hub = urlsplit(config.endpoint)
+    if hub.scheme != "https" and hub.hostname not in _LOOPBACK:
+        raise UsageError(
+            f"{config.endpoint} is not an https address: the token would travel in the clear",
+            "Use the hub's https address, or a tunnel to localhost.",
         )
     if not _TAG.fullmatch(config.tag):
         raise UsageError(

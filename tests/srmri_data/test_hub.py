@@ -235,6 +235,7 @@ def test_load_dataset_gets_the_same_rows_from_the_hub_and_from_disk(
         ({"public": True}, "not confirmed"),
         ({"public": True, "confirmed": "ana/mouse-brain"}, "not confirmed"),
         ({"tag": "1.0"}, "not a version"),
+        ({"endpoint": "http://hub.example.org"}, "in the clear"),
         ({"repo": "mouse-brains"}, "not the name"),
         ({"repo": "ana/mouse/brains"}, "not the name"),
         ({"repo": "ana/../brains"}, "not the name"),
@@ -436,10 +437,10 @@ def test_a_token_no_header_could_hold_is_not_quoted(hub: LocalHub, staged: Path,
 def test_a_hub_that_repeats_the_token_is_not_repeated(hub: LocalHub, staged: Path) -> None:
     import traceback
 
-    echo = Fault("create", "echo", times=99)
+    echo = Fault("create", "echo")
     with hub.broken(echo), pytest.raises(HubError, match=r"refused Bearer \[token\]") as caught:
         do_push(staged, config_for(hub))
-    assert echo.hits > 0
+    assert echo.hits == 1
     shown = "".join(traceback.format_exception(caught.value))
     assert TOKEN not in shown
     assert TOKEN not in repr(caught.value)

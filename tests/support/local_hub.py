@@ -146,7 +146,7 @@ class Fault:
     ``corrupt``   one bit flips on the way: storage refuses it (PUT), or it is served (GET)
     ``rot``       one bit flips in storage, and nobody notices
     ``stall``     everything is done, and no answer is sent until the client hangs up
-    ``echo``      status 500 with the request's Authorization header in the message
+    ``echo``      status 400 with the request's Authorization header in the message
     ``call``      `action` is called, and the request goes on; with `after`, once all is done
 
     With ``abort`` the action is called in the middle of the body.
@@ -977,7 +977,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise ResetError
             if fault and (kind.isdigit() or kind == "echo"):
                 said = f"refused {authorization}" if kind == "echo" else f"injected {kind}"
-                raise RefusalError(500 if kind == "echo" else int(kind), said, **fault.headers)
+                raise RefusalError(400 if kind == "echo" else int(kind), said, **fault.headers)
             if found is None:
                 raise RefusalError(404, "Sorry, we can't find the page you are looking for.")
             if authorization and user is None and not url.path.startswith("/storage/"):

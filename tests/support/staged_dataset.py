@@ -62,7 +62,7 @@ def write_rows(path: Path, rng: np.random.Generator, n: int, *names: str) -> Non
         | {name: Image() for name in names}
     )
     table = pa.table(
-        {"pair_id": [f"{path.stem}-{i}" for i in range(n)], "confidence": rng.random(n)} | pictures,
+        {"pair_id": [f"s{i:010d}_01_lr" for i in range(n)], "confidence": rng.random(n)} | pictures,
         schema=features.arrow_schema,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,14 +91,20 @@ def seal(folder: Path) -> None:
 
 
 def write_staged(
-    folder: Path, *, seed: int = 0, version: str = "1", license: str = "cc-by-4.0"
+    folder: Path,
+    *,
+    seed: int = 0,
+    version: str = "1",
+    license: str = "cc-by-4.0",
 ) -> Path:
     """Write a staged dataset of three subjects; a name is not ASCII and has a space."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     card = CARD.format(version=version, license=license)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    (folder / "splits.json").write_text('{"train": ["s1", "s2"], "test": ["s3"]}\n')
+    (folder / "splits.json").write_text(
+        '{"train": ["s0123456781", "s0123456782"], "test": ["s0123456783"]}\n'
+    )
     write_rows(folder / "data/pairs/train-00000-of-00002.parquet", rng, 3, "lr", "hr")
     write_rows(folder / "data/pairs/train-00001-of-00002.parquet", rng, 2, "lr", "hr")
     write_rows(folder / "data/pairs/test-00000-of-00001.parquet", rng, 2, "lr", "hr")

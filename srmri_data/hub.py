@@ -13,6 +13,7 @@ import json
 import re
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -55,7 +56,7 @@ Scan = Callable[[Path], ScanReport]
 Sleep = Callable[[float], None]
 
 _CHUNK = 1 << 20
-_LONGEST_WAIT = 900.0
+_LONGEST_WAIT = 3600.0
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524})
 
 
@@ -112,6 +113,8 @@ class _Hub:
     nonce: str
     progress: Progress
     commits: int = 0
+    # Commits a branch has left behind: a hub that names one of them is not up to date.
+    past: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def __post_init__(self) -> None:
         from huggingface_hub import HfApi
@@ -172,11 +175,16 @@ class _Hub:
 
     def refs(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the commits of all branches and tags."""
-        found = self.persist("reading branches", lambda: self.api.list_repo_refs(**self.where))
-        return (
-            {ref.name: ref.target_commit for ref in found.branches},
-            {ref.name: ref.target_commit for ref in found.tags},
-        )
+
+        def attempt() -> tuple[dict[str, str], dict[str, str]]:
+            found = self.api.list_repo_refs(**self.where)
+            branches = {ref.name: ref.target_commit for ref in found.branches}
+            stale = [name for name, commit in branches.items() if commit in self.past[name]]
+            if stale or "main" not in branches:
+                raise _StaleAnswerError(f"it does not know yet where {(*stale, 'main')[0]} is")
+            return branches, {ref.name: ref.target_commit for ref in found.tags}
+
+        return self.persist("reading branches", attempt)
 
     def tree(self, commit: str) -> dict[str, RemoteFile]:
         """List the files of a commit."""
@@ -218,15 +226,29 @@ class _Hub:
             known=known,
         )
 
+    def ensure(self, what: str, look: Callable[[], str | None], act: Callable[[], Any]) -> str:
+        """Look for a commit and act if there is none; return what is there then."""
+
+        def attempt() -> str:
+            found = look()
+            if found is None:
+                act()
+                found = look()
+            if found is None:
+                raise _StaleAnswerError("the hub does not show it yet")
+            return found
+
+        return self.persist(what, attempt)
+
     def ensure_branch(self, branch: str, start: str) -> str:
         """Make the branch if it is not there; return the commit it stands at."""
-
-        def attempt() -> None:
-            if branch not in self.refs()[0]:
-                self.api.create_branch(**self.where, branch=branch, revision=start, exist_ok=True)
-
-        self.persist("making a branch", attempt)
-        return self.refs()[0][branch]
+        return self.ensure(
+            "making a branch",
+            lambda: self.refs()[0].get(branch),
+            lambda: self.api.create_branch(
+                **self.where, branch=branch, revision=start, exist_ok=True
+            ),
+        )
 
     def last_message(self, commit: str) -> str:
         """Return the second part of a commit's message."""
@@ -265,7 +287,10 @@ class _Hub:
             )
             return str(done.oid)
 
-        return self.persist(f"committing to {branch}", attempt)
+        head = self.persist(f"committing to {branch}", attempt)
+        if head != parent:
+            self.past[branch].add(parent)
+        return head
 
     def _stream(self, path: str, commit: str) -> Iterator[bytes]:
         from huggingface_hub import hf_hub_url
@@ -329,14 +354,22 @@ class _Hub:
             )
         self.progress("loading", 1, 1)
 
-    def merge(self, plan: PushPlan, remote: Remote, source: str) -> str:
+    def merge(self, staged: Staged, plan: PushPlan, remote: Remote, source: str) -> str:
         """Let `main` take the verified files over, in one commit."""
-        from huggingface_hub import CommitOperationCopy, CommitOperationDelete
+        from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
+
+        verified = self.tree(source)
+
+        def taken_over(file: StagedFile) -> Any:
+            if verified[file.path].sha256 is not None:
+                return CommitOperationCopy(file.path, file.path, src_revision=source)
+            # A small file would be copied by way of this machine, with nobody looking at it.
+            return CommitOperationAdd(file.path, staged.read(file))
 
         def operations() -> list[Any]:
-            return [
-                CommitOperationCopy(f.path, f.path, src_revision=source) for f in plan.merge
-            ] + [CommitOperationDelete(path, is_folder=False) for path in plan.stale_on_main]
+            return [taken_over(file) for file in plan.merge] + [
+                CommitOperationDelete(path, is_folder=False) for path in plan.stale_on_main
+            ]
 
         merged = self.commit("main", remote.main, f"Publish {self.config.tag}", operations)
         wrong = differences(plan.files, self.tree(merged))
@@ -347,15 +380,19 @@ class _Hub:
             )
         return merged
 
-    def ensure_tag(self, commit: str) -> None:
+    def ensure_tag(self, plan: PushPlan, commit: str) -> None:
         """Tag the commit; a tag that stands elsewhere is left alone and reported."""
-
-        def attempt() -> None:
-            tag = self.config.tag
-            if tag not in self.refs()[1]:
-                self.api.create_tag(**self.where, tag=tag, revision=commit, exist_ok=True)
-
-        self.persist("tagging", attempt)
+        tag = self.config.tag
+        found = self.ensure(
+            "tagging",
+            lambda: self.refs()[1].get(tag),
+            lambda: self.api.create_tag(**self.where, tag=tag, revision=commit, exist_ok=True),
+        )
+        if found != commit and differences(plan.files, self.tree(found)):
+            raise HubMovedError(
+                f"somebody else made {tag} of {self.config.repo} meanwhile, of other files",
+                "It was not made public. Stage yours again under a higher version.",
+            )
 
     def ensure_settings(self, commit: str) -> None:
         """Set the gate, then the visibility, if the repository still is what was verified."""
@@ -392,6 +429,10 @@ class _ServedDifferentlyError(Exception):
     """The hub served other bytes than were staged."""
 
 
+class _StaleAnswerError(Exception):
+    """The hub does not show yet what it was told."""
+
+
 @dataclass
 class _Failure:
     """A failed request: what to say, and whether trying again may help."""
@@ -417,6 +458,7 @@ def _explain(error: Exception, what: str, config: PushConfig) -> _Failure | None
     from huggingface_hub.errors import (
         HfHubHTTPError,
         OfflineModeIsEnabled,
+        RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
@@ -451,7 +493,10 @@ def _explain(error: Exception, what: str, config: PushConfig) -> _Failure | None
         )
     # Asked again, a commit finds out who was faster.
     if status == 412 or any(isinstance(e, RevisionNotFoundError) for e in chain):
-        return _Failure(HubMovedError, message, again, retry=True)
+        refused = "If nobody else is at it, the token may only open pull requests: it has to write."
+        return _Failure(HubMovedError, message, refused, retry=True)
+    if any(isinstance(e, (_StaleAnswerError, RepositoryNotFoundError)) for e in chain):
+        return _Failure(HubError, message, again, retry=True)
     uploading = any("Error while uploading" in str(e) for e in chain)
     # Storage answers 400 to bytes that were damaged or too slow on the way.
     if status in _RETRIED or (uploading and status in (0, 400)):
@@ -613,8 +658,8 @@ def push(
         source = remote.main if plan.is_on_main else _upload(hub, staged, plan, remote)
         hub.verify(plan.files, source)
         hub.compare_loaded(staged, expected, source)
-        commit = source if plan.is_on_main else hub.merge(plan, remote, source)
-        hub.ensure_tag(commit)
+        commit = source if plan.is_on_main else hub.merge(staged, plan, remote, source)
+        hub.ensure_tag(plan, commit)
         hub.ensure_settings(commit)
         hub.drop_branch(plan.branch)
         private = bool(hub.info().private)

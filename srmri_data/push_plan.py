@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,9 @@ CHECKSUMS = "checksums.sha256"
 HUB_FILES = frozenset({".gitattributes"})
 
 _REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+# What the hub takes: a file over plain HTTP, and entries of one folder.
+_LARGEST_FILE = 50_000_000_000
+_FULLEST_FOLDER = 10_000
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _TAG = re.compile(r"v\d+\.\d+\.\d+")
 
@@ -138,7 +142,7 @@ class PushConfig:
     gated: Gated | None = None
     tag: str = "v1.0.0"
     endpoint: str = "https://huggingface.co"
-    batch_files: int = 50
+    batch_files: int = 100
     batch_bytes: int = 4 << 30
     attempts: int = 6
     timeout: float = 300.0
@@ -350,6 +354,19 @@ def _check_staged(
 ) -> None:
     if CARD not in {f.path for f in files}:
         raise FormatError(f"{CARD} is missing: a dataset is not published without its card")
+    for file in files:
+        if file.size > _LARGEST_FILE:
+            raise UsageError(
+                f"{file.path} has {file.size / 1e9:.0f} GB, the hub takes files up to 50 GB",
+                "Stage it in smaller pieces.",
+            )
+    folders = Counter(file.path.rpartition("/")[0] for file in files)
+    folder, entries = folders.most_common(1)[0]
+    if entries > _FULLEST_FOLDER:
+        raise UsageError(
+            f"{folder or 'the dataset'} has {entries} files, the hub takes 10,000 in a folder",
+            "Stage it in several folders.",
+        )
     in_card = str(metadata.get("license") or "")
     if in_card.lower() != config.license.lower():
         raise UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,32 @@ class Staged:
     files: tuple[StagedFile, ...]
     metadata: dict[str, Any]
     version: str | None
+
+    def read(self, file: StagedFile) -> bytes:
+        """Return the bytes of a small file as they were staged.
+
+        Parameters
+        ----------
+        file : StagedFile
+            One of `files`.
+
+        Returns
+        -------
+        bytes
+            Its content.
+
+        Raises
+        ------
+        ChecksumError
+            If it has changed since.
+        """
+        content = read_bounded(self.folder / file.path, max(file.size, 64 << 20))
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise ChecksumError(
+                f"{self.folder / file.path} was changed while it was published",
+                "Stage the dataset again.",
+            )
+        return content
 
 
 def read_staged(folder: Path, *, progress: Progress = no_progress) -> Staged:
@@ -226,17 +253,22 @@ def load_digests(
     """
     import datasets
 
+    # Where the hub can not be reached `datasets` takes what it finds in its cache, whatever the
+    # revision; in a new one it finds nothing.
+    cache = tempfile.TemporaryDirectory(prefix="srmri-")
     configs = [str(c["config_name"]) for c in metadata.get("configs") or [] if "config_name" in c]
     digests: Digests = {}
-    for config in ["", *configs]:
-        loaded = datasets.load_dataset(
-            str(source),
-            config or None,
-            revision=revision,
-            token=token,
-            streaming=True,
-        )
-        digests[config] = {split: _rows_digest(rows) for split, rows in loaded.items()}
+    with cache:
+        for config in ["", *configs]:
+            loaded = datasets.load_dataset(
+                str(source),
+                config or None,
+                revision=revision,
+                token=token,
+                streaming=True,
+                cache_dir=cache.name,
+            )
+            digests[config] = {split: _rows_digest(rows) for split, rows in loaded.items()}
     return digests
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ from srmri_data.errors import (
     UsageError,
 )
 from srmri_data.hub import find_token, push
-from srmri_data.push_plan import PushConfig
+from srmri_data.push_plan import PushConfig, StagedFile, plan_push
 from srmri_data.staged import parse_checksums, read_staged
 
 # The client's own way to send a file is deprecated by the HTTP library it uses.
@@ -386,6 +387,26 @@ def test_a_hub_without_xet_says_which_setting_helps(
     assert "HF_HUB_DISABLE_XET=1" in caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["reviews.jsonl", "volumes/sub-s1_T2starw.nii.gz"])
+@pytest.mark.parametrize("route", ["create", "validate", "tree", "paths"])
+def test_a_file_that_changes_meanwhile_is_published_as_staged_or_not_at_all(
+    hub: LocalHub, tmp_path: Path, name: str, route: str
+) -> None:
+    folder = write_staged(tmp_path / "d")
+    before = contents(folder)
+
+    def change() -> None:
+        (folder / name).write_bytes(before[name] + b" ")
+
+    changed = Fault(route, "call", action=change)
+    with hub.broken(changed), suppress(ChecksumError, HubError):
+        do_push(folder, public(hub))
+    assert changed.hits == 1
+    assert hub.repos[REPO].files() in ({}, before)
+    write_staged(tmp_path / "whole")
+    only_whole_was_public(hub, tmp_path / "whole")
+
+
 # Tokens
 
 
@@ -650,6 +671,57 @@ def test_many_kills(well: Sequence[Any], staged: Path, worker: subprocess.Popen[
 
 
 # Others
+
+
+def test_an_old_answer_is_not_taken_for_somebody_elses_change(hub: LocalHub, staged: Path) -> None:
+    """A hub of several machines may answer from one that has not heard of the last commit."""
+    waits: list[float] = []
+    stale = Fault("refs", "stale", nth=3, times=8)
+    with hub.broken(stale):
+        do_push(staged, public(hub), sleep=waits.append)
+    assert stale.hits == 8
+    assert waits
+    assert hub.repos[REPO].files("v1.0.0") == contents(staged)
+    only_whole_was_public(hub, staged)
+
+
+def test_a_tag_made_meanwhile_is_not_taken_for_ones_own(hub: LocalHub, staged: Path) -> None:
+    def theirs() -> None:
+        repo = hub.repos[REPO]
+        hub.push_commit(REPO, {"README.md": b"theirs"}, branch="other")
+        repo.refs["refs/tags/v1.0.0"] = repo.refs.pop("refs/heads/other")
+
+    tagged = Fault("tag", "call", action=theirs)
+    with hub.broken(tagged), pytest.raises(HubMovedError, match=r"somebody else made v1.0.0"):
+        do_push(staged, public(hub))
+    assert tagged.hits == 1
+    assert hub.repos[REPO].private
+
+
+def test_what_is_in_this_machines_cache_is_not_taken_for_the_hubs(
+    hub: LocalHub, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    cache = tmp_path / "cache"
+    (cache / "ana___mouse-brains" / "pairs" / "0.0.0" / "abc").mkdir(parents=True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    down = Fault("head", "503", times=10_000)
+    with hub.broken(down), pytest.raises(HubError, match="loading the dataset failed") as caught:
+        do_push(staged, public(hub))
+    assert down.hits > 6
+    assert "locate the file on the Hub" in caught.value.message
+    assert hub.repos[REPO].private
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "says"), [(60 << 30, 1, "up to 50 GB"), (1, 10_001, "10,000 in a folder")]
+)
+def test_what_the_hub_can_not_take_is_refused(size: int, count: int, says: str) -> None:
+    files = [StagedFile(f"volumes/{n}.nii.gz", size, "0" * 64, "0" * 40) for n in range(count)]
+    card = StagedFile("README.md", 1, "1" * 64, "1" * 40)
+    with pytest.raises(UsageError, match=says):
+        plan_push([card, *files], {"license": "mit"}, PushConfig(REPO, "mit"))
 
 
 def test_somebody_elses_change_stops_a_push(hub: LocalHub, staged: Path) -> None:

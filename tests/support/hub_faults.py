@@ -11,7 +11,13 @@ from local_hub import Entry, Fault
 EVERYWHERE = ("500", "503", "429", "drop", "lost")
 WITH_BODY = ("abort",)
 WITH_ANSWER = ("cut", "garbage")
-CONTENT = {"put": "corrupt", "complete": "corrupt", "object": "corrupt", "resolve": "corrupt"}
+CONTENT = {
+    "refs": "stale",
+    "put": "corrupt",
+    "complete": "corrupt",
+    "object": "corrupt",
+    "resolve": "corrupt",
+}
 FINAL = ("401", "403", "404")
 KILLS = ("kill before", "kill amid", "kill after")
 

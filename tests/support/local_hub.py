@@ -100,6 +100,7 @@ class Repo:
     gated: str | bool = False
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)  # full name, e.g. refs/heads/main
+    before: dict[str, str] = field(default_factory=dict)  # refs before their last change
     objects: dict[str, bytes] = field(default_factory=dict)  # LFS, by SHA-256
     pulls: dict[int, PullRequest] = field(default_factory=dict)
 
@@ -145,6 +146,7 @@ class Fault:
     ``garbage``   the answer is a web page
     ``corrupt``   one bit flips on the way: storage refuses it (PUT), or it is served (GET)
     ``rot``       one bit flips in storage, and nobody notices
+    ``stale``     the answer is that of before the last change (refs)
     ``stall``     everything is done, and no answer is sent until the client hangs up
     ``echo``      status 400 with the request's Authorization header in the message
     ``call``      `action` is called, and the request goes on; with `after`, once all is done
@@ -362,7 +364,7 @@ class LocalHub:
         with self._lock:
             found = self.repos.get(repo) or self._new_repo(repo, private=True)
             ref = f"refs/heads/{branch}"
-            parent = found.commits[found.refs[ref]]
+            parent = found.commits[found.refs.setdefault(ref, found.refs["refs/heads/main"])]
             tree = parent.tree | {path: Blob(data) for path, data in files.items()}
             return self._commit(found, ref, tree, "Somebody else's change", "", "somebody").oid
 
@@ -392,6 +394,7 @@ class LocalHub:
             hashlib.sha1(seal.encode()).hexdigest(), parent, title, message, author, tree
         )
         repo.commits[commit.oid] = commit
+        repo.before = dict(repo.refs)
         repo.refs[ref] = commit.oid
         self._expose(repo)
         return commit
@@ -637,6 +640,7 @@ class LocalHub:
         start = repo.resolve(call.json().get("startingPoint", "main"))
         if start is None:
             raise RefusalError(404, "Invalid starting point", "RevisionNotFound")
+        repo.before = dict(repo.refs)
         repo.refs[f"refs/heads/{name}"] = start.oid
         self._expose(repo)
         return as_json({})
@@ -656,6 +660,7 @@ class LocalHub:
         name = f"refs/tags/{call.json()['tag']}"
         if name in repo.refs:
             raise RefusalError(409, "Tag reference exists already")
+        repo.before = dict(repo.refs)
         repo.refs[name] = commit.oid
         self._expose(repo)
         return as_json({})
@@ -668,11 +673,12 @@ class LocalHub:
 
     def do_refs(self, call: Call) -> Answer:
         repo = self._repo(call)
+        known = repo.before if call.fault == "stale" else repo.refs
 
         def listed(prefix: str) -> list[dict[str, str]]:
             return [
                 {"name": ref.removeprefix(prefix), "ref": ref, "targetCommit": oid}
-                for ref, oid in repo.refs.items()
+                for ref, oid in known.items()
                 if ref.startswith(prefix)
             ]
 

@@ -97,7 +97,7 @@ def write_staged(
     version: str = "1",
     license: str = "cc-by-4.0",
 ) -> Path:
-    """Write a staged dataset of three subjects; a name is not ASCII and has a space."""
+    """Write a staged dataset of three subjects; a name has all that names can have."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     card = CARD.format(version=version, license=license)
@@ -110,7 +110,7 @@ def write_staged(
     write_rows(folder / "data/pairs/test-00000-of-00001.parquet", rng, 2, "lr", "hr")
     write_rows(folder / "data/slices_hr/train-00000-of-00001.parquet", rng, 4, "image")
     write_volume(folder / "volumes/sub-s1_T2starw.nii.gz", rng)
-    write_volume(folder / "volumes/sub-Mäuschen 3_T2starw.nii.gz", rng)
+    write_volume(folder / "volumes/sub-Mäuschen #3 100%+b_T2starw.nii.gz", rng)
     (folder / "reviews.jsonl").write_text('{"id": 1}\n{"id": 2}\n')
     seal(folder)
     return folder

@@ -54,5 +54,11 @@ SubjectPosition: TypeAlias = Literal[
 VoxelType: TypeAlias = Literal["float32", "stored"]
 """Voxels as scanner units, or as stored numbers with slope and intercept."""
 
+DateRule: TypeAlias = Literal["drop", "shift"]
+"""What becomes of the dates of scans that are published."""
+
+AnatomicalSuffix: TypeAlias = Literal["T2starw", "T2w", "T1w", "PDw"]
+"""Contrast of an anatomical scan, as BIDS calls it."""
+
 Gated: TypeAlias = Literal["auto", "manual"]
 """Readers of a dataset ask for access: granted at once, or by its owner."""

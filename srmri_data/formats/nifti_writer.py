@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from srmri_data.errors import UsageError
 from srmri_data.geometry import check_affine
 from srmri_data.safe_io import atomic_write
+from srmri_data.volumes import Volume
 
 
 def write_nifti(
@@ -79,3 +80,36 @@ def write_nifti(
         for k in range(data.shape[2]):
             stream.write(data[:, :, k].astype(little_endian, copy=False).tobytes(order="F"))
     return path
+
+
+def write_volume(path: Path, volume: Volume) -> Path:
+    """Write a volume as ``.nii.gz``, the stored numbers where one slope serves all of them.
+
+    Parameters
+    ----------
+    path : Path
+        Destination, ending in ``.nii.gz``.
+    volume : Volume
+        As stored, or in scanner units.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    UsageError, AffineError
+        As `write_nifti`.
+    """
+    slope, intercept = volume.slope, volume.intercept
+    varies = any(x is not None and (x != x.flat[0]).any() for x in (slope, intercept))
+    if varies or volume.data.dtype.kind not in "iu":
+        return write_nifti(path, volume.scaled().data, volume.affine)
+    return write_nifti(
+        path,
+        volume.data,
+        volume.affine,
+        slope=None if slope is None else float(slope.flat[0]),
+        intercept=None if intercept is None else float(intercept.flat[0]),
+    )

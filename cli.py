@@ -27,6 +27,7 @@ from srmri_data.choices import (
     AnatomicalSuffix,
     DateRule,
     Engine,
+    Gated,
     Grid,
     Method,
     OutputFormat,
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from srmri_data.export import ExportConfig
     from srmri_data.mapping import Problem
     from srmri_data.planning import PairingConfig, PairingPlan, ScanRequest, Selected
+    from srmri_data.push_plan import PushConfig
 
+    HubOptions = dict[str, Any]
     FindScans = Callable[[], tuple[Selected, Selected]]
 
 EXIT_CODES = (
@@ -414,7 +417,7 @@ def _with_options(**readers: Callable[..., Any]) -> Callable[..., Callable[..., 
 
     def parameters(function: Callable[..., Any]) -> list[Parameter]:
         # Only the annotations that become options have to exist at run time.
-        absent = {"PairingConfig": object, "FindScans": object, "ExportConfig": object}
+        absent = dict.fromkeys(("PairingConfig", "FindScans", "ExportConfig", "HubOptions"), object)
         hints = get_type_hints(function, localns=absent, include_extras=True)
         return [
             parameter.replace(annotation=hints[name])
@@ -1346,13 +1349,85 @@ ExportDryRun = Annotated[
 ]
 
 
+def _hub_options(
+    public: Annotated[
+        bool,
+        typer.Option(
+            "--public",
+            help="Make it public at the end; otherwise it is private.",
+            rich_help_panel="Publishing",
+        ),
+    ] = False,
+    yes: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="With --public: the repository's name again, instead of typing it when asked.",
+            rich_help_panel="Publishing",
+        ),
+    ] = "",
+    gated: Annotated[
+        Gated | None,
+        typer.Option(
+            help="Readers ask for access: granted at once, or by you.",
+            rich_help_panel="Publishing",
+        ),
+    ] = None,
+    tag: Annotated[
+        str,
+        typer.Option(
+            metavar="vX.Y.Z",
+            help="Version to publish. Default: the dataset's own.",
+            rich_help_panel="Publishing",
+        ),
+    ] = "",
+    endpoint: Annotated[
+        str,
+        typer.Option(
+            envvar="HF_ENDPOINT", help="Address of the hub.", rich_help_panel="Publishing"
+        ),
+    ] = "https://huggingface.co",
+) -> HubOptions:
+    return {
+        "public": public,
+        "confirmed": yes,
+        "gated": gated,
+        "tag": tag,
+        "endpoint": endpoint.rstrip("/"),
+    }
+
+
+def _push_config(repo: str, license_id: str | None, hub: HubOptions, version: str) -> PushConfig:
+    """Refuse what can be refused at once; ask who is at a terminal for the name."""
+    from srmri_data.push_plan import PushConfig, check_request
+
+    options = {**hub, "tag": hub["tag"] or f"v{version}"}
+    if hub["public"] and not hub["confirmed"] and sys.stdin.isatty():
+        ask = f"{repo} will be public. Type its name to confirm"
+        options["confirmed"] = typer.prompt(ask, err=True)
+    config = PushConfig(repo, license_id or "", **options)
+    check_request(config)
+    return config
+
+
+def _print_pushed(report: dict[str, Any]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    seen = "private" if report["private"] else "public"
+    console.print(
+        f"published {report['url']} ({seen}), {report['sent']} files sent, {report['kept']} there",
+        markup=False,
+    )
+    call = f'load_dataset("{report["repo"]}", revision="{report["tag"]}")'
+    console.print(f"load it:  {call}", markup=False)
+
+
 @app.command(
     "export-hf",
     epilog="Examples: srmri export-hf pairing_reports/m01 --out dataset --dry-run · "
     "srmri export-hf pairing_reports/* --out dataset --license CC-BY-4.0 "
     "--species 'Mus musculus' --hr-only STUDY/8",
 )
-@_with_options(config=_export_config)
+@_with_options(config=_export_config, hub=_hub_options)
 def export_hf(
     *,
     runs: Runs = None,
@@ -1362,6 +1437,16 @@ def export_hf(
     dataset_version: Annotated[
         str, typer.Option(help="Version the card speaks of, X.Y.Z.")
     ] = "1.0.0",
+    push_to: Annotated[
+        str | None,
+        typer.Option(
+            "--push",
+            metavar="USER/NAME",
+            help="Publish it on the Hub when it is written; see srmri push.",
+            rich_help_panel="Publishing",
+        ),
+    ] = None,
+    hub: HubOptions,
     dry_run: ExportDryRun = False,
     force: Force = False,
     json_output: Json = False,
@@ -1375,12 +1460,24 @@ def export_hf(
     """
     from srmri_data.export import plan_export, write_export
 
-    plan = plan_export(runs or (), config=replace(config, preview=preview, version=dataset_version))
+    if push_to is None and (hub["public"] or hub["confirmed"] or hub["gated"] or hub["tag"]):
+        raise UsageError("--public, --yes, --gated and --tag are about --push USER/NAME")
+    pushed = _push_config(push_to, config.license, hub, dataset_version) if push_to else None
+    version = pushed.tag.removeprefix("v") if pushed else dataset_version
+    config = replace(config, preview=preview, version=version, repo=push_to)
+    plan = plan_export(runs or (), config=config)
     described = plan.describe()
     if not dry_run:
         with _progress(quiet) as progress:
             staged = write_export(plan, _needed(out), force=force, progress=progress)
         described |= {"out": str(staged.path), "tree_sha256": staged.tree_sha256}
+    if pushed is not None and dry_run:
+        described["publish"] = asdict(pushed)
+    elif pushed is not None:
+        from srmri_data.hub import push as publish
+
+        with _progress(quiet) as progress:
+            described["published"] = publish(staged.path, pushed, progress=progress).document()
     if json_output:
         _print_json(described)
     else:
@@ -1460,9 +1557,80 @@ def _print_export(described: dict[str, Any]) -> None:
     for text in described["warnings"]:
         console.print("warning ", style="yellow", end="")
         console.print(text, markup=False)
+    for name, value in described.get("publish", {}).items():
+        console.print(f"would publish with {name}: {value}", style="dim", markup=False)
     if "out" in described:
         console.print(f"dataset: {described['out']}", markup=False)
         console.print(f"sha256:  {described['tree_sha256']}", style="dim")
+    if "published" in described:
+        _print_pushed(described["published"])
+
+
+@app.command(
+    epilog="Examples: srmri push dataset USER/NAME --license CC-BY-4.0 --dry-run · "
+    "srmri push dataset USER/NAME --license CC-BY-4.0 --public"
+)
+@_with_options(hub=_hub_options)
+def push(
+    *,
+    folder: Annotated[Path, typer.Argument(help="Folder that srmri export-hf wrote.")],
+    repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="Dataset repository.")],
+    license_id: Annotated[
+        str | None, typer.Option("--license", metavar="SPDX", help="The same as in its card.")
+    ] = None,
+    hub: HubOptions,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show every file and field; send nothing.")
+    ] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Publish a staged dataset on the Hugging Face Hub: private unless --public.
+
+    Everything is scanned, uploaded aside, read back byte by byte and loaded from there before the
+    repository takes it over. After an interruption the same command sends what is missing. The
+    token is HF_TOKEN or what `hf auth login` stored; it is never shown or written.
+    """
+    from srmri_data.staged import read_staged, staged_version
+
+    config = _push_config(repo, license_id, hub, staged_version(folder) or "1.0.0")
+    if dry_run:
+        from srmri_data.deid.scan import scan_phi
+        from srmri_data.push_plan import plan_push
+
+        with _progress(quiet) as progress:
+            staged = read_staged(folder, progress=progress)
+        plan = plan_push(staged.files, staged.metadata, config, version=staged.version)
+        document = plan.document() | {"findings": len(scan_phi(folder).findings)}
+        if json_output:
+            _print_json(document)
+        else:
+            _print_push_plan(document)
+        return
+    from srmri_data.hub import push as publish
+
+    with _progress(quiet) as progress:
+        report = publish(folder, config, progress=progress).document()
+    if json_output:
+        _print_json(report)
+    else:
+        _print_pushed(report)
+
+
+def _print_push_plan(plan: dict[str, Any]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for name in ("repo", "endpoint", "visibility", "gated", "license", "tag", "branch"):
+        console.print(f"{name:<11} {plan[name] or '–'}", markup=False)
+    for name, value in plan["metadata"].items():
+        console.print(f"card        {name}: {json.dumps(value, ensure_ascii=False)}", markup=False)
+    for file in plan["files"]:
+        console.print(f"{file['bytes']:>11} {file['sha256'][:12]} {file['path']}", markup=False)
+    found = plan["findings"]
+    console.print(f"{plan['n_files']} files, {plan['bytes'] / 1e6:.1f} MB; nothing was sent")
+    console.print(
+        f"scan: {found} findings; see srmri scan-phi" if found else "scan: passed",
+        style="yellow" if found else "green",
+    )
 
 
 @app.command("scan-phi", epilog="Examples: srmri scan-phi dataset · srmri scan-phi bids --json")

@@ -59,3 +59,6 @@ DateRule: TypeAlias = Literal["drop", "shift"]
 
 AnatomicalSuffix: TypeAlias = Literal["T2starw", "T2w", "T1w", "PDw"]
 """Contrast of an anatomical scan, as BIDS calls it."""
+
+Gated: TypeAlias = Literal["auto", "manual"]
+"""Readers of a dataset ask for access: granted at once, or by its owner."""

@@ -5,6 +5,9 @@ The tree, with the exit code the command line maps each branch to::
     SrmriError
     ├── UsageError                 2   the options do not fit together
     │   └── AmbiguousScanError     2   several scans fit; the candidates are listed
+    ├── HubError                   6   a hub does not do what publishing needs
+    │   ├── HubAuthError           6   no token, or one that may not do this
+    │   └── HubMovedError          6   somebody else changed the repository meanwhile
     └── InputError                 3   the data can not be used as it is
         ├── MissingInputError      3   also FileNotFoundError
         ├── NoScanError            3   nothing readable in this place
@@ -73,6 +76,20 @@ class UsageError(SrmriError):
 
 class AmbiguousScanError(UsageError):
     """Several scans fit the request; the message lists them."""
+
+
+class HubError(SrmriError):
+    """A hub does not do what publishing needs."""
+
+    exit_code = ExitCode.HUB
+
+
+class HubAuthError(HubError):
+    """No token, or one that may not do what is asked."""
+
+
+class HubMovedError(HubError):
+    """Somebody else changed the repository meanwhile."""
 
 
 class InputError(SrmriError):

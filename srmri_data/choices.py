@@ -53,3 +53,9 @@ SubjectPosition: TypeAlias = Literal[
 
 VoxelType: TypeAlias = Literal["float32", "stored"]
 """Voxels as scanner units, or as stored numbers with slope and intercept."""
+
+TrainingPlane: TypeAlias = Literal["coronal", "axial", "sagittal", "acquired", "all"]
+"""Planes a network is trained on; `all` is the three anatomical ones, with a plane label."""
+
+Precision: TypeAlias = Literal["float32", "bf16"]
+"""Arithmetic of a network's convolutions and products."""

@@ -17,6 +17,9 @@ The tree, with the exit code the command line maps each branch to::
         ├── ResolutionError        3   LR and HR swapped, or no common field of view
         ├── RegistrationError      3   the two scans can not be aligned
         ├── TrimError              3   trimming leaves too few slices
+        ├── SplitError             3   one subject in two splits, or under two names
+        ├── PrivacyError           3   something that identifies would leave, or a person's consent
+        │                              is not stated
         ├── WeightsError           3   network weights missing or not the expected ones
         ├── CheckpointError        3   also ValueError; a damaged or unsupported checkpoint
         └── TrainingError          3   training left the numbers: the loss is not finite
@@ -118,6 +121,14 @@ class RegistrationError(InputError):
 
 class TrimError(InputError):
     """Trimming leaves too few slices to pair."""
+
+
+class SplitError(InputError):
+    """One subject in two splits, or the same scan under two names."""
+
+
+class PrivacyError(InputError):
+    """Something that identifies somebody would leave, or a needed statement is missing."""
 
 
 class WeightsError(InputError):

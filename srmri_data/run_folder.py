@@ -5,11 +5,7 @@ The contract is ``docs/run-folder.md``; this module is its only implementation.
 
 from __future__ import annotations
 
-import fcntl
-import glob
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,14 +20,12 @@ from srmri_data.errors import (
     MissingInputError,
     UsageError,
 )
-from srmri_data.safe_io import atomic_path, read_json, sha256_file
+from srmri_data.safe_io import atomic_folder, atomic_path, read_json, sha256_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_VERSION = 1
-
-_BUILDING = ".building-"
 
 REVIEW_DATABASE = "review.sqlite"
 
@@ -105,38 +99,8 @@ def new_run(out: Path, *, force: bool = False) -> Iterator[Path]:
     UsageError
         If `out` exists and `force` is not given, or `out` is not a run folder.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_abandoned(out)
-    check_destination(out, force=force)
-    building = Path(tempfile.mkdtemp(prefix=f".{out.name}{_BUILDING}", dir=out.parent))
-    with open(building / "lock", "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            run = building / out.name
-            run.mkdir()
-            yield run
-            # Again: pairing takes minutes, in which somebody may have begun to review.
-            check_destination(out, force=force)
-            if out.exists():
-                # A kill between the two renames leaves the old run aside; the next sweep
-                # brings it back.
-                out.rename(building / "replaced")
-            run.rename(out)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-
-
-def _sweep_abandoned(out: Path) -> None:
-    """Remove what killed processes were building; one that is alive holds its lock."""
-    for building in out.parent.glob(f".{glob.escape(out.name)}{_BUILDING}*"):
-        try:
-            with open(building / "lock", "rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if (building / "replaced").is_dir() and not out.exists():
-                    (building / "replaced").rename(out)
-                shutil.rmtree(building, ignore_errors=True)
-        except OSError:
-            continue
+    with atomic_folder(out, lambda: check_destination(out, force=force)) as run:
+        yield run
 
 
 def check_destination(out: Path, *, force: bool) -> None:

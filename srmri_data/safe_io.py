@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +17,7 @@ from typing import IO, Any
 from srmri_data.errors import FormatError, MissingInputError
 
 _TEMP_MARK = ".srmri-tmp-"
+_BUILDING = ".building-"
 _CHUNK = 1 << 20
 
 
@@ -97,6 +101,56 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _fsync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(out: Path, check: Callable[[], None]) -> Iterator[Path]:
+    """Build a folder aside and move it into place when it is complete.
+
+    Parameters
+    ----------
+    out : Path
+        Where the folder shall be. What stands there is replaced, if `check` lets it.
+    check : callable
+        Raises when `out` must not be replaced; asked before and after the work.
+
+    Yields
+    ------
+    Path
+        Folder of the same name to write into. It vanishes when the block raises.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_abandoned(out)
+    check()
+    building = Path(tempfile.mkdtemp(prefix=f".{out.name}{_BUILDING}", dir=out.parent))
+    with open(building / "lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            folder = building / out.name
+            folder.mkdir()
+            yield folder
+            # Again: the work takes minutes, in which somebody may have put something there.
+            check()
+            if out.exists():
+                # A kill between the two renames leaves the old folder aside; the next sweep
+                # brings it back.
+                out.rename(building / "replaced")
+            folder.rename(out)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+def _sweep_abandoned(out: Path) -> None:
+    """Remove what killed processes were building; one that is alive holds its lock."""
+    for building in out.parent.glob(f".{glob.escape(out.name)}{_BUILDING}*"):
+        try:
+            with open(building / "lock", "rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (building / "replaced").is_dir() and not out.exists():
+                    (building / "replaced").rename(out)
+                shutil.rmtree(building, ignore_errors=True)
+        except OSError:
+            continue
 
 
 def sweep_temporaries(directory: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from srmri_data import ingest
 from srmri_data.choices import Plane
-from srmri_data.errors import FormatError, UsageError
+from srmri_data.dataset import SliceDataset, SliceItem
+from srmri_data.dataset_schema import Split
+from srmri_data.errors import FormatError, MissingInputError, UsageError
 from srmri_data.safe_io import atomic_path, read_json, write_json
 from srmri_data.slices import intensity_map, stack_frame
 from srmri_model.types import Planes
@@ -37,23 +39,8 @@ _CACHE_SCHEMA = 1
 Progress = Callable[[str, int, int], None]
 
 
-class SliceItem(TypedDict):
-    """A slice of an HR scan."""
-
-    image: NDArray[np.float32]
-    """(row, col), in the volume's [0, 1] intensity map, not clipped."""
-    subject: str
-    volume: str
-    plane: Plane
-    slice_index: int
-    intensity: tuple[float, float]
-    """Scanner units that are 0 and 1."""
-    spacing: tuple[float, float]
-    """Distance of rows and of columns, mm."""
-
-
 class Slices(Protocol):
-    """Slices by number; `srmri_data.dataset.SliceDataset` is one, `VolumeSlices` another."""
+    """Slices by number: `VolumeSlices`, `DatasetSlices`, or a `Subset` of these."""
 
     @property
     def subjects(self) -> Sequence[str]:
@@ -247,6 +234,79 @@ def _kept(slices: NDArray[np.float32]) -> list[int]:
     return [int(n) for n in np.flatnonzero(area >= max(1.0, _EMPTY_SHARE * area.max()))]
 
 
+class DatasetSlices:
+    """Slices of a published dataset, decoded once into one memory-mapped file.
+
+    A shuffled order would decode a whole row group of the dataset for every slice.
+
+    Parameters
+    ----------
+    pixels : Path
+        File of all slices' pixels, one after another, float32.
+    rows : sequence of mapping
+        Per slice, what `srmri_data.dataset.SliceItem` holds but the image, and its ``size``.
+    """
+
+    def __init__(self, pixels: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._pixels = np.memmap(pixels, dtype=np.float32, mode="r")
+        self._rows = rows
+        self.subjects = [str(row["subject"]) for row in rows]
+        self.sizes: list[tuple[int, int]] = [(row["size"][0], row["size"][1]) for row in rows]
+        self._starts = np.cumsum([0, *(n_rows * n_cols for n_rows, n_cols in self.sizes)])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int, /) -> SliceItem:
+        row = self._rows[index]
+        image = self._pixels[self._starts[index] : self._starts[index + 1]]
+        return SliceItem(
+            image=np.array(image).reshape(self.sizes[index]),
+            subject=row["subject"],
+            volume=row["volume"],
+            plane=row["plane"],
+            slice_index=row["slice_index"],
+            intensity=(row["intensity"][0], row["intensity"][1]),
+            spacing=(row["spacing"][0], row["spacing"][1]),
+        )
+
+
+def cache_dataset(
+    dataset: SliceDataset, cache: Path, *, progress: Progress | None = None
+) -> DatasetSlices:
+    """Decode the slices of one split into a file that can be memory-mapped.
+
+    Parameters
+    ----------
+    dataset : SliceDataset
+        Table ``slices_hr`` of a split.
+    cache : Path
+        Folder for the files, one per split; what is there already is used again.
+    progress : callable, optional
+        Called as ``progress("slices", done, total)``.
+
+    Returns
+    -------
+    DatasetSlices
+        Its slices, in the dataset's order.
+    """
+    pixels, index = cache / "slices.f32", cache / "slices.json"
+    if not (pixels.exists() and index.exists()):
+        rows = []
+        with atomic_path(pixels) as temporary, open(temporary, "wb") as file:
+            for number in range(len(dataset)):
+                item = cast(SliceItem, dataset[number])
+                image = np.ascontiguousarray(item["image"], dtype=np.float32)
+                file.write(image.data)
+                facts = {name: value for name, value in item.items() if name != "image"}
+                rows.append({**facts, "size": list(image.shape)})
+                if progress is not None:
+                    progress("slices", number + 1, len(dataset))
+            file.flush()
+        write_json(index, rows)
+    return DatasetSlices(pixels, read_json(index, max_bytes=1 << 30))
+
+
 class Subset:
     """Some of the slices.
 
@@ -279,6 +339,28 @@ class Subset:
 
     def __getitem__(self, index: int, /) -> SliceItem:
         return self.slices[self.indices[index]]
+
+
+class Concatenation:
+    """The slices of several sources, one after another.
+
+    Parameters
+    ----------
+    *parts : Slices
+        The sources.
+    """
+
+    def __init__(self, *parts: Slices) -> None:
+        self._places = [(part, n) for part in parts for n in range(len(part))]
+        self.subjects = [subject for part in parts for subject in part.subjects]
+        self.sizes = [size for part in parts for size in part.sizes]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int, /) -> SliceItem:
+        part, number = self._places[index]
+        return part[number]
 
 
 def read_split(path: Path) -> dict[str, list[str]]:
@@ -409,7 +491,8 @@ def open_data(
     Parameters
     ----------
     data : sequence of str
-        Volumes or folders of them.
+        Volumes or folders of them; or one exported dataset's folder, or one Hub id, with
+        ``@revision`` after it or without.
     planes : sequence of str
         Planes of the slices.
     cache : Path
@@ -432,11 +515,54 @@ def open_data(
     SrmriError
         If the data can not be read.
     """
+    if len(data) == 1 and _is_dataset(data[0]):
+        return _open_dataset(data[0], planes, cache, split=split, progress=progress)
     volumes = cache_volumes([Path(source) for source in data], cache, progress=progress)
     slices = VolumeSlices(volumes, planes)
+    return _divided(slices, _roles(slices, split))
+
+
+def _is_dataset(source: str) -> bool:
+    """Tell a dataset, exported or on the Hub, from images."""
+    path = Path(source)
+    if path.exists():
+        return (path / "data" / "slices_hr").is_dir()
+    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", source) is not None
+
+
+def _open_dataset(
+    source: str,
+    planes: Sequence[Plane],
+    cache: Path,
+    *,
+    split: Path | None,
+    progress: Progress | None,
+) -> TrainingData:
+    """Open the training and validation splits of a dataset."""
+    name, at, revision = source.partition("@")
+    where = name if at and not Path(source).exists() else source
+    plane = planes[0] if len(planes) == 1 else None
+    pinned = revision if where == name and at else None
+    key = hashlib.sha256(repr((where, pinned, plane)).encode()).hexdigest()[:16]
+
+    def opened(part: Split) -> DatasetSlices:
+        dataset = SliceDataset.open(where, split=part, revision=pinned, plane=plane)
+        return cache_dataset(dataset, cache / f"{key}-{part}", progress=progress)
+
+    train = opened("train")
+    try:
+        validation = opened("validation")
+    except MissingInputError:
+        return _divided(train, _roles(train, split))
+    if split is None:
+        return TrainingData(train, validation, ())
+    both = Concatenation(train, validation)
+    return _divided(both, _roles(both, split))
+
+
+def _roles(slices: Slices, split: Path | None) -> dict[str, str]:
     subjects = list(dict.fromkeys(slices.subjects))
-    roles = hold_out(subjects) if split is None else assign(subjects, read_split(split))
-    return _divided(slices, roles)
+    return hold_out(subjects) if split is None else assign(subjects, read_split(split))
 
 
 def _divided(slices: Slices, roles: Mapping[str, str]) -> TrainingData:

@@ -1,0 +1,1198 @@
+"""From reviewed runs to a dataset others can load: a plan to look at, then a folder.
+
+`plan_export` says everything that will be written; `write_export` writes it. What is written is
+described in ``docs/publishing.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srmri_data import ingest
+from srmri_data.choices import Plane
+from srmri_data.dataset_card import write_card
+from srmri_data.dataset_schema import (
+    LAYOUT_VERSION,
+    SPLITS,
+    ConfigName,
+    Split,
+    arrow_schema,
+    columns_of,
+    image_columns,
+)
+from srmri_data.deid import Pseudonyms, public_fields
+from srmri_data.deid.pseudonyms import default_key_path
+from srmri_data.errors import (
+    FormatError,
+    MissingInputError,
+    PrivacyError,
+    SplitError,
+    UsageError,
+)
+from srmri_data.formats.archive import split_archive
+from srmri_data.formats.nifti_writer import write_nifti
+from srmri_data.ingest import ScanRecord
+from srmri_data.pairing import plan_of_run, versions
+from srmri_data.pixels import SixteenBit
+from srmri_data.planning import PairingPlan
+from srmri_data.png import encode_grey
+from srmri_data.review_merge import merge_verdicts
+from srmri_data.run_folder import REVIEW_DATABASE, Run, open_run, read_certificate, read_pairs
+from srmri_data.safe_io import atomic_folder, read_bounded, sha256_file, write_json, write_text
+from srmri_data.slices import (
+    IntensityMap,
+    StackFrame,
+    Trim,
+    Window,
+    intensity_map,
+    stack_frame,
+    trim_window,
+)
+from srmri_data.splits import assign_splits, read_splits
+from srmri_data.store import ReviewStore
+from srmri_data.volumes import Volume
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from srmri_data.decisions import Event
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(stage, done, total)``."""
+
+CHECKSUMS = "checksums.sha256"
+# Rows are read a row group at a time: small ones let a training loader pick slices at random.
+_GROUP_ROWS = 100
+_GROUP_BYTES = 8 << 20
+_SHARD_BYTES = 500 << 20
+_ANIMALS = ("Quadruped", "OtherAnimal", "Phantom")
+_HUMANS = ("Biped", "Human")
+_SETTINGS = (
+    "method",
+    "plane",
+    "trim",
+    "voters",
+    "pca_components",
+    "tolerance",
+    "window_mm",
+    "metric",
+    "n_starts",
+    "skip",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to publish, and under which words.
+
+    Parameters
+    ----------
+    title : str
+        Name of the dataset for people.
+    license : str, optional
+        SPDX identifier. Needed before anything is uploaded.
+    species : str, optional
+        For instance ``Mus musculus``. Needed where the headers do not say that it is an animal.
+    human_statement : str, optional
+        Needed for human data: consent, and what was done to faces.
+    include_queued : bool
+        Let undecided pairs leave, too; the card says so.
+    preview : bool
+        Add 8-bit previews.
+    hr_only : tuple of Path
+        Scans of subjects that have no LR scan, for ``slices_hr``.
+    plane, trim : Plane and Trim
+        Of the HR-only slices when there are no runs to follow.
+    sources : Path, optional
+        Folder that holds the scans of the runs now, when they have moved.
+    splits : Path, optional
+        ``splits.json`` to keep to, with pseudonyms or the names the scanner knows.
+    key : Path, optional
+        Secret of the pseudonyms; `default_key_path` otherwise.
+    """
+
+    title: str = "Scanner-acquired LR-HR MRI pairs"
+    license: str | None = None
+    species: str | None = None
+    human_statement: str | None = None
+    include_queued: bool = False
+    preview: bool = False
+    hr_only: tuple[Path, ...] = ()
+    plane: Plane = "coronal"
+    trim: Trim = field(default_factory=lambda: Trim(15, "slices"))
+    sources: Path | None = None
+    splits: Path | None = None
+    key: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedVolume:
+    """One scan that leaves.
+
+    Parameters
+    ----------
+    id : str
+        Public name, unique in the dataset.
+    subject, session : str
+        Pseudonym, and number within the subject.
+    role : {"lr", "hr"}
+        What it is used as.
+    record : ScanRecord
+        The scan itself.
+    selection : mapping of str to int
+        Frame of each frame group.
+    facts : dict
+        What may be said of its header (`public_fields`).
+    source : str
+        Keyed hash of its content: whoever has the key can find the scan again.
+    intensity : IntensityMap or None
+        Known for scans of runs.
+    stacks : mapping of Plane to (StackFrame, Window)
+        Slices to publish on their own.
+    """
+
+    id: str
+    subject: str
+    session: str
+    role: str
+    record: ScanRecord
+    selection: Mapping[str, int]
+    facts: Mapping[str, Any]
+    source: str
+    intensity: IntensityMap | None
+    stacks: Mapping[Plane, tuple[StackFrame, Window]]
+
+    @property
+    def path(self) -> str:
+        """Place of the image in the dataset."""
+        return f"volumes/{self.subject}/{self.id}.nii.gz"
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedPairs:
+    """The pairs of one run that leave.
+
+    Parameters
+    ----------
+    id : str
+        Public name, unique in the dataset.
+    run : Run
+        The run folder.
+    plan : PairingPlan
+        Its windows.
+    low, high : PlannedVolume
+        Its scans.
+    pairs : DataFrame
+        All its pairs, with what reviewers decided so far.
+    events : tuple of Event
+        The log of the review.
+    chosen : tuple of int
+        Rows of `pairs` that leave.
+    """
+
+    id: str
+    run: Run
+    plan: PairingPlan
+    low: PlannedVolume
+    high: PlannedVolume
+    pairs: pd.DataFrame
+    events: tuple[Event, ...]
+    chosen: tuple[int, ...]
+
+    @property
+    def aligned_shape(self) -> tuple[int, int]:
+        """Rows and columns of HR on LR's planes."""
+        frame, window = self.plan.low_frame, self.plan.low_window
+        ratio = np.array(frame.spacing[1:]) / np.array(self.plan.high_frame.spacing[1:])
+        rows, cols = np.rint(np.array(window.shape[1:]) * ratio).astype(int)
+        return int(rows), int(cols)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """One table of one split, cut into files.
+
+    Parameters
+    ----------
+    config : {"pairs", "slices_hr"}
+        Which table.
+    split : Split
+        Which split.
+    rows : tuple of int
+        Rows of each file.
+    group_rows : int
+        Rows of each row group.
+    """
+
+    config: ConfigName
+    split: Split
+    rows: tuple[int, ...]
+    group_rows: int
+
+    @property
+    def paths(self) -> list[str]:
+        """Place of each file in the dataset."""
+        n = len(self.rows)
+        return [f"data/{self.config}/{self.split}-{i:05d}-of-{n:05d}.parquet" for i in range(n)]
+
+
+@dataclass(frozen=True, eq=False)
+class ExportPlan:
+    """Everything that will be written.
+
+    Parameters
+    ----------
+    config : ExportConfig
+        What was asked for.
+    pseudonyms : Pseudonyms
+        Names under the laboratory's key.
+    splits : mapping of str to Split
+        Split of each pseudonym.
+    volumes : tuple of PlannedVolume
+        Scans, in the order of writing.
+    runs : tuple of PlannedPairs
+        Pairs, in the order of writing.
+    tables : tuple of Shards
+        Parquet files.
+    identifiers : frozenset of str
+        Names that must not be found in what is written.
+    warnings : tuple of str
+        What to know before publishing.
+    """
+
+    config: ExportConfig
+    pseudonyms: Pseudonyms
+    splits: Mapping[str, Split]
+    volumes: tuple[PlannedVolume, ...]
+    runs: tuple[PlannedPairs, ...]
+    tables: tuple[Shards, ...]
+    identifiers: frozenset[str] = field(repr=False)
+    warnings: tuple[str, ...]
+
+    @property
+    def files(self) -> list[str]:
+        """Every file of the dataset, sorted."""
+        found = ["README.md", "croissant.json", "splits.json", "provenance.json", CHECKSUMS]
+        found += [path for table in self.tables for path in table.paths]
+        found += [volume.path for volume in self.volumes]
+        for run in self.runs:
+            found += [f"volumes/{run.low.subject}/{run.id}_{n}.nii.gz" for n in ("aligned", "mask")]
+            found.append(f"votes/{run.id}.parquet")
+            if run.events:
+                found.append(f"reviews/{run.id}.jsonl")
+        return sorted(found)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan for `--dry-run`, as JSON-able values.
+
+        Returns
+        -------
+        dict
+            ``files``, ``splits``, ``rows`` per table and split, ``fields`` (the columns and the
+            header facts that leave), ``volumes`` and ``warnings``.
+        """
+        return {
+            "layout_version": LAYOUT_VERSION,
+            "title": self.config.title,
+            "license": self.config.license,
+            "species": self.config.species,
+            "splits": _subjects_by_split(self.splits),
+            "rows": {
+                name: {t.split: sum(t.rows) for t in self.tables if t.config == name}
+                for name in ("pairs", "slices_hr")
+            },
+            "fields": {
+                "pairs": list(columns_of("pairs", preview=self.config.preview)),
+                "slices_hr": list(columns_of("slices_hr", preview=self.config.preview)),
+                "acquisition": sorted({name for v in self.volumes for name in v.facts}),
+            },
+            "volumes": [
+                {"id": v.id, "path": v.path, "split": self.splits[v.subject], "facts": {**v.facts}}
+                for v in self.volumes
+            ],
+            "files": self.files,
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True)
+class StagedDataset:
+    """A complete dataset folder.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    checksums : mapping of str to str
+        SHA-256 of every file but the list itself, by its place in the folder.
+    """
+
+    path: Path
+    checksums: Mapping[str, str]
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a folder that `write_export` wrote.
+
+        Parameters
+        ----------
+        path : Path
+            The folder.
+
+        Returns
+        -------
+        StagedDataset
+            With the checksums that are written down there; `verify` holds them against the files.
+
+        Raises
+        ------
+        MissingInputError
+            If it is no such folder.
+        FormatError
+            If the list is damaged.
+        """
+        path = Path(path)
+        if not (path / CHECKSUMS).is_file():
+            raise MissingInputError(
+                f"{path}: not a staged dataset (no {CHECKSUMS})",
+                hint="give a folder that `srmri export-hf` wrote",
+            )
+        text = read_bounded(path / CHECKSUMS, 64 << 20).decode("utf-8", errors="replace")
+        checksums = {}
+        for line in text.splitlines():
+            digest, _, name = line.partition("  ")
+            if len(digest) != 64 or not name:
+                raise FormatError(f"{path / CHECKSUMS}: {line[:80]!r} is no checksum")
+            checksums[name] = digest
+        return cls(path, checksums)
+
+    @property
+    def tree_sha256(self) -> str:
+        """One hash over all names and contents."""
+        return sha256_file(self.path / CHECKSUMS)
+
+    def verify(self) -> list[str]:
+        """Hold every file against its checksum.
+
+        Returns
+        -------
+        list of str
+            Files that differ, are missing, or are not in the list.
+        """
+        present = {
+            file.relative_to(self.path).as_posix()
+            for file in self.path.rglob("*")
+            if file.is_file()
+        } - {CHECKSUMS}
+        wrong = {
+            name
+            for name in present & set(self.checksums)
+            if sha256_file(self.path / name) != self.checksums[name]
+        }
+        return sorted(wrong | (present ^ set(self.checksums)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """A scan with all that says whose it is."""
+
+    record: ScanRecord
+    selection: Mapping[str, int]
+    names: frozenset[str]
+    content: str
+    intensity: IntensityMap | None = None
+
+    @property
+    def order(self) -> tuple[str, str]:
+        """Sessions follow each other in time, where the header knows it."""
+        return str(self.record.readable().provenance.value("acquired_at", "")), self.content
+
+
+@dataclass(frozen=True, eq=False)
+class _PairedRun:
+    """A run with its scans, before anything has a public name."""
+
+    run: Run
+    plan: PairingPlan
+    low: _Scan
+    high: _Scan
+
+
+def plan_export(
+    runs: Sequence[Path], *, config: ExportConfig, pseudonyms: Pseudonyms | None = None
+) -> ExportPlan:
+    """Work out everything that will be written, from headers and tables alone.
+
+    Parameters
+    ----------
+    runs : sequence of Path
+        Run folders, reviewed or not.
+    config : ExportConfig
+        What to publish.
+    pseudonyms : Pseudonyms, optional
+        Instead of those of ``config.key``.
+
+    Returns
+    -------
+    ExportPlan
+        The same for the same scans, decisions and key, whatever the order of `runs`.
+
+    Raises
+    ------
+    SplitError
+        If a scan comes under two names, or a subject is in two splits.
+    PrivacyError
+        If the species is not known, or human data come without a statement.
+    UsageError
+        If there is nothing to publish, or two runs pair the same scans in the same plane.
+    MissingInputError, ChecksumError, FormatError
+        As `open_run` and `Run.source_path`.
+    """
+    if not runs and not config.hr_only:
+        raise UsageError("nothing to export", hint="give run folders, or scans with --hr-only")
+    names = pseudonyms or Pseudonyms.from_file(config.key or default_key_path())
+    warnings: list[str] = []
+    paired = [_read_run(path, config, warnings) for path in runs]
+    alone = [scan for path in config.hr_only for scan in _scans_in(path, warnings)]
+    scans = [scan for run in paired for scan in (run.low, run.high)] + alone
+    _check_species(scans, config)
+    subjects = _subjects(scans, names)
+    volumes = _volumes(paired, alone, subjects, names, config)
+    planned = tuple(_planned_pairs(run, volumes, config, warnings) for run in paired)
+    planned = tuple(sorted(planned, key=lambda run: run.id))
+    repeated = {run.id for run in planned if sum(run.id == other.id for other in planned) > 1}
+    if repeated:
+        raise UsageError(
+            f"two runs pair the same scans in the same plane ({sorted(repeated)[0]})",
+            hint="give one of them",
+        )
+    given = None if config.splits is None else _given_splits(config.splits, subjects)
+    with_pairs = {run.low.subject for run in planned}
+    splits, notes = assign_splits(
+        with_pairs, {v.subject for v in volumes.values()} - with_pairs, given=given
+    )
+    in_order = tuple(
+        sorted(volumes.values(), key=lambda v: (SPLITS.index(splits[v.subject]), v.id))
+    )
+    notes += [
+        f"{run.run.path.name}: no pair is accepted or decided yet"
+        for run in planned
+        if not run.chosen
+    ]
+    return ExportPlan(
+        config=config,
+        pseudonyms=names,
+        splits=splits,
+        volumes=in_order,
+        runs=planned,
+        tables=tuple(_tables(in_order, planned, splits)),
+        identifiers=frozenset(_identifiers(paired, scans, planned)),
+        warnings=(*warnings, *notes),
+    )
+
+
+def _read_run(path: Path, config: ExportConfig, warnings: list[str]) -> _PairedRun:
+    opened = open_run(path)
+    plan = plan_of_run(opened, config.sources)
+    scans = []
+    for role, record, selection in (
+        ("lr", plan.low, plan.low_selection),
+        ("hr", plan.high, plan.high_selection),
+    ):
+        source = opened.provenance["sources"][role]
+        files = [(file["bytes"], file["sha256"]) for file in source["files"]]
+        name = record.readable().provenance.value("subject_id")
+        scans.append(
+            _Scan(
+                record,
+                selection,
+                frozenset([str(name)] if name else []),
+                _content(record, selection, files),
+                IntensityMap(**source["intensity"]),
+            )
+        )
+    low, high = scans
+    together = low.names | high.names
+    if not together:
+        warnings.append(f"{path.name}: no header names the subject; it is taken for one of its own")
+        together = frozenset([f"run {path.name}"])
+    # A run is about one animal, whatever its two headers call it.
+    low, high = (
+        _Scan(s.record, s.selection, together, s.content, s.intensity) for s in (low, high)
+    )
+    return _PairedRun(opened, plan, low, high)
+
+
+def _scans_in(path: Path, warnings: list[str]) -> Iterator[_Scan]:
+    record, selection = ingest.select(ingest.discover(path), option="--hr-only")
+    provenance = record.readable().provenance
+    name = provenance.value("subject_id")
+    if not name:
+        warnings.append(f"{path.name}: the header names no subject; its own file name is used")
+        name = f"file {path.name}"
+    files = [(file.stat().st_size, sha256_file(file)) for file in provenance.files]
+    yield _Scan(record, selection, frozenset([str(name)]), _content(record, selection, files))
+
+
+def _content(
+    record: ScanRecord, selection: Mapping[str, int], files: Sequence[tuple[int, str]]
+) -> str:
+    """Return what a scan is, whatever it is called: the file of its voxels, and its part."""
+    header = record.readable()
+    inside = split_archive(record.path)
+    part = [
+        "" if inside is None else inside[1].as_posix(),
+        header.package,
+        sorted(selection.items()),
+    ]
+    return hashlib.sha256(f"{max(files)[1]} {json.dumps(part)}".encode()).hexdigest()
+
+
+def _check_species(scans: Sequence[_Scan], config: ExportConfig) -> None:
+    kinds = {s.record.readable().provenance.value("subject_type") for s in scans}
+    words = (config.species or "").lower()
+    human = bool(kinds & set(_HUMANS)) or words in ("human", "homo sapiens")
+    if config.species is None and (human or not kinds <= set(_ANIMALS)):
+        found = sorted(str(kind) for kind in kinds - set(_ANIMALS))
+        raise PrivacyError(
+            f"whose scans are these? The headers say {', '.join(found) or 'nothing'}",
+            hint="say --species 'Mus musculus', or what it is",
+        )
+    if human and not config.human_statement:
+        raise PrivacyError(
+            "human scans leave only with a statement about consent and faces",
+            hint="--human-statement 'Participants consented to open publication under …; faces "
+            "were removed with …'. A head scan without defacing or brain extraction shows a face",
+        )
+
+
+def _subjects(scans: Sequence[_Scan], pseudonyms: Pseudonyms) -> dict[str, str]:
+    """Name to pseudonym; names that share a run are one subject."""
+    groups: list[set[str]] = []
+    for scan in scans:
+        touching = [group for group in groups if group & scan.names]
+        groups = [group for group in groups if not group & scan.names]
+        groups.append(set(scan.names).union(*touching))
+    subjects = {name: pseudonyms.subject(min(group)) for group in groups for name in group}
+    owner: dict[str, str] = {}
+    for scan in scans:
+        name = min(scan.names)
+        first = owner.setdefault(scan.content, name)
+        if subjects[first] != subjects[name]:
+            raise SplitError(
+                f"the same scan comes under two names, {first!r} and {name!r} ({scan.record.path})",
+                hint="a subject must not be in two splits: leave one of them out",
+            )
+    return subjects
+
+
+def _volumes(
+    paired: Sequence[_PairedRun],
+    alone: Sequence[_Scan],
+    subjects: Mapping[str, str],
+    pseudonyms: Pseudonyms,
+    config: ExportConfig,
+) -> dict[str, PlannedVolume]:
+    """Give every scan a session and a public name: one session for each HR scan."""
+    high = {scan.content: scan for scan in [*alone, *(run.high for run in paired)]}
+    low: dict[str, list[_Scan]] = defaultdict(list)
+    seen = set(high)
+    for run in sorted(paired, key=lambda run: (*run.high.order, *run.low.order)):
+        if run.low.content not in seen:
+            seen.add(run.low.content)
+            low[run.high.content].append(run.low)
+    stacks: dict[str, dict[Plane, tuple[StackFrame, Window]]] = defaultdict(dict)
+    for run in paired:
+        settings = run.plan.config
+        frame = run.plan.high_frame
+        stacks[run.high.content][settings.plane] = _stack(frame, settings.trim)
+    styles = {run.plan.config.plane: run.plan.config.trim for run in paired}
+    for scan in alone:
+        header = scan.record.readable()
+        for plane, trim in (styles or {config.plane: config.trim}).items():
+            frame = stack_frame(header.affine, header.shape, plane)
+            stacks[scan.content].setdefault(plane, _stack(frame, trim))
+    sessions: dict[str, list[_Scan]] = defaultdict(list)
+    for scan in sorted(high.values(), key=lambda scan: scan.order):
+        sessions[subjects[min(scan.names)]].append(scan)
+    volumes = {}
+    for subject, scans in sessions.items():
+        for number, scan in enumerate(scans, start=1):
+            parts = [("hr", scan)]
+            for n, other in enumerate(low[scan.content]):
+                parts.append((f"lr{n + 1}" if n else "lr", other))
+            for label, part in parts:
+                volumes[part.content] = PlannedVolume(
+                    id=f"{subject}_{number:02d}_{label}",
+                    subject=subject,
+                    session=f"{number:02d}",
+                    role=label[:2],
+                    record=part.record,
+                    selection=part.selection,
+                    facts=public_fields(part.record.readable().provenance.fields),
+                    source=pseudonyms.digest("scan", part.content),
+                    intensity=part.intensity,
+                    stacks=stacks[part.content] if label == "hr" else {},
+                )
+    return volumes
+
+
+def _stack(frame: StackFrame, trim: Trim) -> tuple[StackFrame, Window]:
+    n_slices, n_rows, n_cols = frame.shape
+    whole = Window((0, n_slices), (0, n_rows), (0, n_cols))
+    return frame, trim_window(whole, frame, trim, name="HR")
+
+
+def _planned_pairs(
+    found: _PairedRun,
+    volumes: Mapping[str, PlannedVolume],
+    config: ExportConfig,
+    warnings: list[str],
+) -> PlannedPairs:
+    low, high = volumes[found.low.content], volumes[found.high.content]
+    path = found.run.path
+    pairs = read_pairs(path)
+    events: tuple[Event, ...] = ()
+    if (path / REVIEW_DATABASE).is_file():
+        with ReviewStore.open(path).frozen() as (logged, verdicts):
+            spacing_um = float(found.run.summary["hr"]["slice_spacing_um"])
+            pairs, events = merge_verdicts(pairs, verdicts, spacing_um), tuple(logged)
+    leave = {"auto", "decided", *(["review"] if config.include_queued else [])}
+    chosen = tuple(int(row) for row in np.flatnonzero(pairs["status"].isin(leave)))
+    queued = int((pairs["status"] == "review").sum())
+    if queued:
+        what = "leave, too" if config.include_queued else "stay behind"
+        warnings.append(f"{path.name}: {queued} undecided pairs {what}")
+    link = "" if low.id.startswith(high.id.removesuffix("hr")) else f"_with_{high.id}"
+    return PlannedPairs(
+        id=f"{low.id}{link}_{found.plan.config.plane}",
+        run=found.run,
+        plan=found.plan,
+        low=low,
+        high=high,
+        pairs=pairs,
+        events=events,
+        chosen=chosen,
+    )
+
+
+def _given_splits(path: Path, subjects: Mapping[str, str]) -> dict[str, Split]:
+    given: dict[str, Split] = {}
+    for name, split in read_splits(path).items():
+        # An earlier splits.json has pseudonyms; one's own making has the scanner's names.
+        pseudonym = subjects.get(name, name)
+        if given.setdefault(pseudonym, split) != split:
+            raise SplitError(f"{path}: one subject, as {name!r}, is in two splits")
+    return given
+
+
+def _tables(
+    volumes: Sequence[PlannedVolume], runs: Sequence[PlannedPairs], splits: Mapping[str, Split]
+) -> Iterator[Shards]:
+    rows: dict[tuple[ConfigName, Split], list[tuple[int, int]]] = defaultdict(list)
+    for run in runs:
+        pixels = (
+            int(np.prod(run.plan.low_window.shape[1:]))
+            + int(np.prod(run.plan.high_window.shape[1:]))
+            + int(np.prod(run.aligned_shape))
+        )
+        rows["pairs", splits[run.low.subject]].append((len(run.chosen), 2 * pixels))
+    for volume in volumes:
+        for _, window in volume.stacks.values():
+            n_slices, n_rows, n_cols = window.shape
+            rows["slices_hr", splits[volume.subject]].append((n_slices, 2 * n_rows * n_cols))
+    for (config, split), parts in sorted(rows.items()):
+        count = sum(n for n, _ in parts)
+        if not count:
+            continue
+        most = max(size for _, size in parts)
+        per_shard = max(1, _SHARD_BYTES // most)
+        n_shards = -(-count // per_shard)
+        edges = np.linspace(0, count, n_shards + 1).astype(int)
+        yield Shards(
+            config,
+            split,
+            tuple(int(n) for n in np.diff(edges)),
+            min(_GROUP_ROWS, max(1, _GROUP_BYTES // most)),
+        )
+
+
+def _identifiers(
+    paired: Sequence[_PairedRun], scans: Sequence[_Scan], planned: Sequence[PlannedPairs]
+) -> Iterator[str]:
+    """Names that the scans, their places and the review know, long enough to mean something."""
+    for scan in scans:
+        yield from (name for name in scan.names if len(name) > 3)
+        yield str(scan.record.path.resolve().parent)
+    yield from (str(run.run.path.resolve()) for run in paired)
+    for event in (event for run in planned for event in run.events):
+        yield from (text for text in (event.reviewer, event.note) if len(text) > 3)
+
+
+def _subjects_by_split(splits: Mapping[str, Split]) -> dict[str, list[str]]:
+    return {split: sorted(s for s, own in splits.items() if own == split) for split in SPLITS}
+
+
+def write_export(
+    plan: ExportPlan, out: Path, *, force: bool = False, progress: Progress | None = None
+) -> StagedDataset:
+    """Write a planned dataset; the folder appears when it is complete.
+
+    Parameters
+    ----------
+    plan : ExportPlan
+        From `plan_export`.
+    out : Path
+        Folder to create.
+    force : bool
+        Replace an earlier export.
+    progress : callable, optional
+        Called as ``progress(stage, done, total)``.
+
+    Returns
+    -------
+    StagedDataset
+        The folder with its checksums; the same plan gives the same bytes.
+
+    Raises
+    ------
+    UsageError
+        If `out` exists and is not an earlier export, or `force` is not given.
+    SplitError
+        If two subjects have the same voxels.
+    """
+    step = progress or (lambda *_: None)
+    out = Path(out)
+    with atomic_folder(out, lambda: _check_destination(out, force=force)) as folder:
+        facts = _write_data(plan, folder, step)
+        write_json(
+            folder / "splits.json",
+            {
+                "layout_version": LAYOUT_VERSION,
+                "by": "subject",
+                "subjects": _subjects_by_split(plan.splits),
+            },
+        )
+        write_json(folder / "provenance.json", _provenance(plan, facts))
+        certificates = [c for c in (read_certificate(run.run.path) for run in plan.runs) if c]
+        write_card(folder, plan.describe(), certificates, asdict(plan.config))
+        names = sorted(
+            file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
+        )
+        lines = []
+        for n, name in enumerate(names):
+            lines.append(f"{sha256_file(folder / name)}  {name}\n")
+            step("checksums", n + 1, len(names))
+        write_text(folder / CHECKSUMS, "".join(lines))
+        missing = set(plan.files) ^ {CHECKSUMS, *names}
+        if missing:
+            raise AssertionError(f"plan and folder differ: {sorted(missing)}")
+    return StagedDataset.open(out)
+
+
+def _check_destination(out: Path, *, force: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / CHECKSUMS).is_file():
+        raise UsageError(f"{out} exists and is not an export", hint="choose another --out")
+    if not force:
+        raise UsageError(f"{out} exists already", hint="choose another --out, or add --force")
+
+
+class _Table:
+    """Rows of one table and split into its planned files, images encoded on all processors."""
+
+    def __init__(self, folder: Path, shards: Shards, columns: Mapping[str, Any]) -> None:
+        self._shards = shards
+        self._paths = [folder / path for path in shards.paths]
+        self._columns = columns
+        self._schema = arrow_schema(columns)
+        self._pending: list[Callable[[], dict[str, Any]]] = []
+        self._shard = 0
+        self._written = 0
+        self._writer: Any = None
+
+    def add(self, row: Callable[[], dict[str, Any]], pool: ThreadPoolExecutor) -> None:
+        self._pending.append(row)
+        left = self._shards.rows[self._shard] - self._written
+        if len(self._pending) == min(self._shards.group_rows, left):
+            self._flush(pool)
+
+    def flush(self, pool: ThreadPoolExecutor) -> None:
+        """Write what a volume leaves behind before its voxels go."""
+        # A row group may hold slices of two volumes: their rows are made while both are there.
+        made = list(pool.map(lambda row: row(), self._pending))
+        self._pending = [lambda row=row: row for row in made]  # type: ignore[misc]
+
+    def _flush(self, pool: ThreadPoolExecutor) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = list(pool.map(lambda row: row(), self._pending))
+        self._pending = []
+        if self._writer is None:
+            path = self._paths[self._shard]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            images = image_columns(self._columns)
+            self._writer = pq.ParquetWriter(
+                path,
+                self._schema,
+                version="2.6",
+                # PNG is compressed already; its bytes have neither repeats nor an order.
+                compression=dict.fromkeys(images, "NONE")
+                | {name: "ZSTD" for name in self._columns if name not in images},
+                use_dictionary=[n for n, kind in self._columns.items() if kind == "string"],
+                write_statistics=[n for n in self._columns if n not in images],
+            )
+        table = pa.Table.from_pylist(rows, schema=self._schema)
+        self._writer.write_table(table, row_group_size=len(rows))
+        self._written += len(rows)
+        if self._written == self._shards.rows[self._shard]:
+            self._writer.close()
+            self._writer, self._written = None, 0
+            self._shard += 1
+
+
+def _write_data(plan: ExportPlan, folder: Path, step: Progress) -> dict[str, dict[str, Any]]:
+    """Write volumes and tables, one HR scan in memory at a time; return facts of each volume."""
+    from os import cpu_count
+
+    tables = {
+        (t.config, t.split): _Table(folder, t, columns_of(t.config, preview=plan.config.preview))
+        for t in plan.tables
+    }
+    facts: dict[str, dict[str, Any]] = {}
+    voxels: dict[str, str] = {}
+    sharp = [volume for volume in plan.volumes if volume.role == "hr"]
+    with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
+        for n, high in enumerate(sharp):
+            step("writing scans", n, len(sharp))
+            high_pixels, high_map = _write_volume(high, folder, facts, voxels)
+            split = plan.splits[high.subject]
+            for run in plan.runs:
+                if run.high is not high:
+                    continue
+                low_pixels, low_map = _write_volume(run.low, folder, facts, voxels)
+                rows = _pair_rows(run, folder, low_pixels, low_map, high_pixels, high_map, plan)
+                for row in rows:
+                    tables["pairs", split].add(row, pool)
+                if ("pairs", split) in tables:
+                    tables["pairs", split].flush(pool)
+                _write_trail(run, folder, plan.pseudonyms)
+            for row in _slice_rows(high, high_pixels, high_map, plan):
+                tables["slices_hr", split].add(row, pool)
+            tables["slices_hr", split].flush(pool)
+        step("writing scans", len(sharp), len(sharp))
+    return facts
+
+
+def _write_volume(
+    planned: PlannedVolume,
+    folder: Path,
+    facts: dict[str, dict[str, Any]],
+    voxels: dict[str, str],
+) -> tuple[SixteenBit, IntensityMap]:
+    """Read a scan, write it as NIfTI unless that was done, and return its pixels."""
+    volume = ingest.load(planned.record, frame=planned.selection, dtype="stored")
+    found = SixteenBit.of(volume)
+    intensity = planned.intensity or intensity_map(volume.scaled().data)
+    if planned.id not in facts:
+        _save(folder / planned.path, volume)
+        digest = _voxels_sha256(found)
+        owner = voxels.setdefault(digest, planned.subject)
+        if owner != planned.subject:
+            raise SplitError(
+                f"{planned.record.path}: subjects {owner} and {planned.subject} have the same "
+                "voxels",
+                hint="a subject must not be in two splits: leave one of them out",
+            )
+        facts[planned.id] = {
+            "shape": list(volume.shape),
+            "affine": volume.affine.tolist(),
+            "orientation": volume.orientation,
+            "spacing_mm": list(volume.spacing),
+            "scale": found.scale,
+            "offset": found.offset,
+            "lossless": found.lossless,
+            "intensity": asdict(intensity),
+            "pixels_sha256": digest,
+        }
+    return found, intensity
+
+
+def _save(path: Path, volume: Volume) -> None:
+    """Write the stored numbers where one slope serves all of them, else scanner units."""
+    slope, intercept = volume.slope, volume.intercept
+    varies = any(x is not None and (x != x.flat[0]).any() for x in (slope, intercept))
+    if varies or volume.data.dtype.kind not in "iu":
+        write_nifti(path, volume.scaled().data, volume.affine)
+        return
+    write_nifti(
+        path,
+        volume.data,
+        volume.affine,
+        slope=None if slope is None else float(slope.flat[0]),
+        intercept=None if intercept is None else float(intercept.flat[0]),
+    )
+
+
+def _voxels_sha256(found: SixteenBit) -> str:
+    """Hash of the pixels in RAS-free stored order: equal however the file is called."""
+    digest = hashlib.sha256(repr(found.volume.shape).encode())
+    for k in range(found.volume.shape[2]):
+        digest.update(_little(found.pixels(found.volume.data[:, :, k])))
+    return digest.hexdigest()
+
+
+def _little(pixels: NDArray[np.uint16]) -> bytes:
+    return pixels.astype("<u2", copy=False).tobytes()
+
+
+def pixels_sha256(pixels: NDArray[np.uint16]) -> str:
+    """Return the hash of an image that the tables list.
+
+    Parameters
+    ----------
+    pixels : (row, col) ndarray of uint16
+        The image.
+
+    Returns
+    -------
+    str
+        SHA-256 of its values, row by row, little-endian.
+    """
+    return hashlib.sha256(_little(pixels)).hexdigest()
+
+
+def _image(pixels: NDArray[Any]) -> dict[str, Any]:
+    return {"bytes": encode_grey(pixels), "path": None}
+
+
+def _preview(pixels: NDArray[np.uint16], scale: float, offset: float, shown: IntensityMap) -> Any:
+    grey = shown.apply(pixels * np.float32(scale) + np.float32(offset))
+    return _image(np.rint(grey * 255).astype(np.uint8))
+
+
+def _pair_rows(
+    run: PlannedPairs,
+    folder: Path,
+    low: SixteenBit,
+    low_map: IntensityMap,
+    high: SixteenBit,
+    high_map: IntensityMap,
+    plan: ExportPlan,
+) -> Iterator[Callable[[], dict[str, Any]]]:
+    aligned = _aligned(run.run.path / "hr_aligned.nii.gz")
+    mask = _aligned(run.run.path / "hr_aligned_mask.nii.gz")
+    stem = folder / "volumes" / run.low.subject
+    _save(stem / f"{run.id}_aligned.nii.gz", aligned.volume)
+    _save(stem / f"{run.id}_mask.nii.gz", mask.volume)
+    comparison = run.plan
+    low_slices = comparison.low_frame.view(low.volume.data)
+    high_slices = comparison.high_frame.view(high.volume.data)
+    low_window, high_window = comparison.low_window, comparison.high_window
+    steps = (*comparison.low_frame.spacing, *comparison.high_frame.spacing)
+    sizes = ("lr_slice_mm", "lr_row_mm", "lr_col_mm", "hr_slice_mm", "hr_row_mm", "hr_col_mm")
+    constant = {
+        "subject": run.low.subject,
+        "session": run.low.session,
+        "split": plan.splits[run.low.subject],
+        "plane": comparison.config.plane,
+        "lr_scale": low.scale,
+        "lr_offset": low.offset,
+        "lr_lossless": low.lossless,
+        "lr_intensity_low": low_map.low,
+        "lr_intensity_high": low_map.high,
+        "hr_scale": high.scale,
+        "hr_offset": high.offset,
+        "hr_lossless": high.lossless,
+        "hr_aligned_scale": aligned.scale,
+        "hr_aligned_offset": aligned.offset,
+        "hr_intensity_low": high_map.low,
+        "hr_intensity_high": high_map.high,
+        **dict(zip(sizes, steps, strict=True)),
+        "lr_volume": run.low.path,
+        "hr_volume": run.high.path,
+    }
+    copied = (
+        *("lr_slice", "hr_slice", "hr_position", "offset_um", "method", "status", "n_votes"),
+        *("spread", "margin", "confidence", "geom_position", "position_error", "similarity"),
+        *("truth_position", "reviewed_by_n", "review_confidence"),
+    )
+
+    def row(number: int) -> dict[str, Any]:
+        pair = {k: _plain(v) for k, v in run.pairs.iloc[number].items()}
+        low_image = low.pixels(low_slices[(pair["lr_slice"], *low_window.index[1:])])
+        high_image = high.pixels(high_slices[(pair["hr_slice"], *high_window.index[1:])])
+        partner = aligned.pixels(aligned.volume.data[:, :, number].T)
+        valid = mask.volume.data[:, :, number].T != 0
+        made = {
+            "pair_id": f"{run.id}_{pair['lr_slice']:04d}",
+            **constant,
+            **{name: pair[name] for name in copied},
+            "votes": {name: pair[f"vote_{name}"] for name in ("pca", "lpips", "ssim")},
+            "lr": _image(low_image),
+            "hr": _image(high_image),
+            "hr_aligned": _image(partner),
+            "mask": _image(np.where(valid, np.uint8(255), np.uint8(0))),
+            "lr_sha256": pixels_sha256(low_image),
+            "hr_sha256": pixels_sha256(high_image),
+            "hr_aligned_sha256": pixels_sha256(partner),
+        }
+        if plan.config.preview:
+            made["preview"] = _preview(partner, aligned.scale, aligned.offset, high_map)
+        return made
+
+    for number in run.chosen:
+        yield lambda number=number: row(number)  # type: ignore[misc]
+
+
+def _aligned(path: Path) -> SixteenBit:
+    record, selection = ingest.select(ingest.discover(path))
+    return SixteenBit.of(ingest.load(record, frame=selection, dtype="stored"))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a pandas row as Python's own, what is missing as None."""
+    import pandas as pd
+
+    if pd.isna(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _slice_rows(
+    planned: PlannedVolume, found: SixteenBit, shown: IntensityMap, plan: ExportPlan
+) -> Iterator[Callable[[], dict[str, Any]]]:
+    threshold = (shown.foreground - found.offset) / found.scale
+    for plane, (frame, window) in sorted(planned.stacks.items()):
+        slices = frame.view(found.volume.data)
+        slice_mm, row_mm, col_mm = frame.spacing
+        constant = {
+            "subject": planned.subject,
+            "session": planned.session,
+            "split": plan.splits[planned.subject],
+            "plane": plane,
+            "volume": planned.path,
+            "scale": found.scale,
+            "offset": found.offset,
+            "lossless": found.lossless,
+            "intensity_low": shown.low,
+            "intensity_high": shown.high,
+            "slice_mm": slice_mm,
+            "row_mm": row_mm,
+            "col_mm": col_mm,
+        }
+
+        def row(
+            number: int,
+            slices: NDArray[Any] = slices,
+            constant: Mapping[str, Any] = constant,
+            plane: Plane = plane,
+        ) -> dict[str, Any]:
+            image = found.pixels(slices[number])
+            made = {
+                "slice_id": f"{planned.id}_{plane}_{number:04d}",
+                **constant,
+                "slice_index": number,
+                "image": _image(image),
+                "foreground": float((image > threshold).mean()),
+                "sha256": pixels_sha256(image),
+            }
+            if plan.config.preview:
+                made["preview"] = _preview(image, found.scale, found.offset, shown)
+            return made
+
+        for number in window.slice_numbers.tolist():
+            yield lambda number=number, row=row: row(number)  # type: ignore[misc]
+
+
+def _write_trail(run: PlannedPairs, folder: Path, pseudonyms: Pseudonyms) -> None:
+    """Write every voter's distances, and the review without anybody's name or words."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from srmri_data.deid.trail import public_event
+    from srmri_data.run_folder import read_votes
+
+    votes = read_votes(run.run.path)
+    path = folder / "votes" / f"{run.id}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({name: pa.array(votes[name]) for name in votes}).replace_schema_metadata(None)
+    pq.write_table(table, path, compression="ZSTD", store_schema=False)
+    if run.events:
+        lines = [
+            json.dumps(public_event(event, pseudonyms), ensure_ascii=False) + "\n"
+            for event in run.events
+        ]
+        write_text(folder / "reviews" / f"{run.id}.jsonl", "".join(lines))
+
+
+def _provenance(plan: ExportPlan, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "layout_version": LAYOUT_VERSION,
+        "versions": versions(),
+        "volumes": {
+            v.id: {
+                "subject": v.subject,
+                "session": v.session,
+                "role": v.role,
+                "path": v.path,
+                "source_hmac_sha256": v.source,
+                "acquisition": dict(v.facts),
+                **facts[v.id],
+                "stacks": {
+                    plane: {
+                        "to_voxel": frame.to_voxel.tolist(),
+                        "slices": list(window.slices),
+                    }
+                    for plane, (frame, window) in sorted(v.stacks.items())
+                },
+            }
+            for v in plan.volumes
+        },
+        "runs": {run.id: _run_facts(run) for run in plan.runs},
+    }
+
+
+def _run_facts(run: PlannedPairs) -> dict[str, Any]:
+    comparison, summary = run.plan, run.run.summary
+    settings = run.run.provenance["config"]
+    registration = summary.get("registration")
+    status = run.pairs["status"].value_counts()
+    return {
+        "low_res": run.low.id,
+        "high_res": run.high.id,
+        "settings": {name: settings[name] for name in _SETTINGS if name in settings},
+        "registration": None
+        if registration is None
+        else {
+            name: registration[name]
+            for name in ("matrix", "score", "ceiling", "quality", "n_starts")
+            if name in registration
+        },
+        "low_res_window": _window(comparison.low_window),
+        "high_res_window": _window(comparison.high_window),
+        "low_res_to_voxel": comparison.low_frame.to_voxel.tolist(),
+        "high_res_to_voxel": comparison.high_frame.to_voxel.tolist(),
+        "pairs": {
+            name: int(status.get(name, 0)) for name in ("auto", "decided", "rejected", "review")
+        },
+        "exported": len(run.chosen),
+        "decisions_sha256": summary.get("decisions_sha256"),
+    }
+
+
+def _window(window: Window) -> dict[str, list[int]]:
+    return {name: list(getattr(window, name)) for name in ("slices", "rows", "cols")}

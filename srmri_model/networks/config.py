@@ -37,6 +37,8 @@ class NetworkConfig:
         Divide the output by σ; only with `preconditioning` "ve".
     in_channels : int
         Channels of an image.
+    patch : int
+        Pixels per side that become channels of one before the first convolution, 1 for none.
     n_planes : int
         Planes a label tells apart, 0 for a network without plane label.
     preconditioning : {"ve", "edm"}
@@ -71,6 +73,7 @@ class NetworkConfig:
     fourier_scale: float = 16.0
     scale_by_sigma: bool = True
     in_channels: int = 1
+    patch: int = 1
     n_planes: int = 0
     preconditioning: Preconditioning = "ve"
     sigma_min: float = 0.01
@@ -86,6 +89,7 @@ class NetworkConfig:
             "attention has one entry per level": len(self.attention) == len(self.ch_mult),
             "blocks is 1 to 64": 1 <= self.blocks <= 64,
             "in_channels is 1 to 64": 1 <= self.in_channels <= 64,
+            "patch is 1 to 8": 1 <= self.patch <= 8,
             "n_planes is 0 to 64": 0 <= self.n_planes <= 64,
             "0 < sigma_min < sigma_max": 0 < self.sigma_min < self.sigma_max,
             "sigma_data is positive": self.sigma_data > 0,
@@ -98,7 +102,7 @@ class NetworkConfig:
     @property
     def stride(self) -> int:
         """Height and width have to be multiples of this; the denoiser pads to it."""
-        return 1 << (len(self.ch_mult) - 1)
+        return self.patch << (len(self.ch_mult) - 1)
 
 
 PRESETS: dict[str, NetworkConfig] = {
@@ -107,8 +111,11 @@ PRESETS: dict[str, NetworkConfig] = {
     "base": NetworkConfig(nf=64),
     "small": NetworkConfig(nf=32),
     "tiny": NetworkConfig(
-        nf=24,
+        nf=32,
+        ch_mult=(1, 2, 2),
         blocks=2,
+        attention=(False, False, False),
+        patch=2,
         middle_attention=False,
         progressive_input="none",
         fourier_scale=1.0,

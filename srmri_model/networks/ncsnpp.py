@@ -366,10 +366,11 @@ class NCSNpp(nn.Module):
         self.embed_in = nn.Linear(2 * nf, 4 * nf)
         self.embed_out = nn.Linear(4 * nf, 4 * nf)
         self.planes = nn.Embedding(config.n_planes, 4 * nf) if config.n_planes else None
-        self.conv_in = nn.Conv2d(config.in_channels, nf, 3, padding=1)
+        image_channels = config.in_channels * config.patch**2
+        self.conv_in = nn.Conv2d(image_channels, nf, 3, padding=1)
 
         self.down = nn.ModuleList()
-        skips, channels, pyramid = [nf], nf, config.in_channels
+        skips, channels, pyramid = [nf], nf, image_channels
         for level, multiple in enumerate(config.ch_mult):
             self.down.append(DownStage(config, level, channels, pyramid))
             channels = pyramid = nf * multiple
@@ -388,7 +389,7 @@ class NCSNpp(nn.Module):
             channels = nf * config.ch_mult[level]
 
         self.norm_out = _group_norm(channels)
-        self.conv_out = nn.Conv2d(channels, config.in_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels, image_channels, 3, padding=1)
 
     def forward(self, x: Images, sigma: Sigmas, plane: Planes | None = None) -> Images:
         """Compute the network's output; what it means depends on the preconditioning.
@@ -414,7 +415,7 @@ class NCSNpp(nn.Module):
             x = x / (per_image**2 + config.sigma_data**2).sqrt()
         elif not config.centered:
             x = 2 * x - 1
-        pyramid = x
+        pyramid = x = F.pixel_unshuffle(x, config.patch)
         h = self.conv_in(x).contiguous(memory_format=torch.channels_last)
         skips = [h]
         for stage in self.down:
@@ -425,7 +426,7 @@ class NCSNpp(nn.Module):
         h = self.middle_out(h, embedding)
         for stage in self.up:
             h = stage(h, embedding, skips)
-        h = self.conv_out(F.silu(self.norm_out(h)))
+        h = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), config.patch)
         output: Tensor = h / per_image if config.scale_by_sigma else h
         return output
 

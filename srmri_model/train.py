@@ -399,6 +399,27 @@ class Status:
     eta_s: float | None = None
     memory_bytes: int = 0
 
+    def facts(self) -> str:
+        """Say the figures in a line.
+
+        Returns
+        -------
+        str
+            Empty where there are none.
+        """
+        if self.loss is None:
+            return f"step {self.step}" if self.step else ""
+        parts = [
+            f"step {self.step}",
+            f"loss {self.loss:.4f}",
+            f"{self.images_s:.1f} images/s",
+            f"{self.memory_bytes / 1e9:.1f} GB",
+        ]
+        if self.eta_s is not None:
+            minutes, seconds = divmod(round(self.eta_s), 60)
+            parts.append(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
+        return " · ".join(parts)
+
 
 def run_training(
     data: Sequence[str],
@@ -790,6 +811,7 @@ class _Run:
                     "sigma": sigma,
                     "foreground": inside if math.isfinite(inside) else None,
                     "background": outside if math.isfinite(outside) else None,
+                    "gain_db": 10 * math.log10(sigma**2 / inside) if inside > 0 else None,
                 }
                 for sigma, inside, outside in zip(
                     table.sigmas, table.foreground, table.background, strict=True

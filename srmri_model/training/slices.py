@@ -251,6 +251,7 @@ class DatasetSlices:
         self._pixels = np.memmap(pixels, dtype=np.float32, mode="r")
         self._rows = rows
         self.subjects = [str(row["subject"]) for row in rows]
+        self.planes = [str(row["plane"]) for row in rows]
         self.sizes: list[tuple[int, int]] = [(row["size"][0], row["size"][1]) for row in rows]
         self._starts = np.cumsum([0, *(n_rows * n_cols for n_rows, n_cols in self.sizes)])
 
@@ -545,9 +546,11 @@ def _open_dataset(
     pinned = revision if where == name and at else None
     key = hashlib.sha256(repr((where, pinned, plane)).encode()).hexdigest()[:16]
 
-    def opened(part: Split) -> DatasetSlices:
+    def opened(part: Split) -> Slices:
         dataset = SliceDataset.open(where, split=part, revision=pinned, plane=plane)
-        return cache_dataset(dataset, cache / f"{key}-{part}", progress=progress)
+        slices = cache_dataset(dataset, cache / f"{key}-{part}", progress=progress)
+        wanted = [n for n, found in enumerate(slices.planes) if found in planes]
+        return Subset(slices, wanted)
 
     train = opened("train")
     try:

@@ -820,7 +820,12 @@ class _Run:
             "best": self.best,
             "weights_sha256": sha256_file(model),
             "model": str(model),
+            "page": str(self.out / "index.html"),
         }
+        from srmri_model.training.page import write_page
+
+        self.report(Status("drawing", 0, 1, step=self.trainer.step))
+        write_page(self.out, summary, self.data.validation, device=str(self.device))
         write_json(self.out / "summary.json", summary)
         return summary
 

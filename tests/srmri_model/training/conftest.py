@@ -26,4 +26,4 @@ def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the tiny preset so small that a step takes milliseconds."""
     import train_runs
 
-    train_runs.shrink(monkeypatch.setitem)
+    train_runs.shrink(monkeypatch.setattr, monkeypatch.setitem)

@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 
 from srmri_data.choices import (
     Acquisition,
+    Decay,
     Engine,
     Grid,
     Method,
@@ -1319,6 +1320,7 @@ def train(
     learning_rate: Annotated[float | None, _recipe("Of Adam, after the warm-up.")] = None,
     warmup_steps: Annotated[int | None, _recipe("Steps of rising rate.", min=0)] = None,
     ema_decay: Annotated[float | None, _recipe("Largest decay of the averaged weights.")] = None,
+    decay: Annotated[Decay | None, _recipe("Whether the rate falls to zero over the run.")] = None,
     precision: Annotated[Precision, _recipe("Arithmetic of the network.")] = "float32",
     compiled: Annotated[bool, _recipe("Run through torch.compile.")] = False,
     checkpoint_minutes: Annotated[
@@ -1370,6 +1372,7 @@ def train(
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
         ema_decay=ema_decay,
+        decay=decay,
         sigma_max=sigma_max,
         seed=seed,
         device=device,

@@ -59,3 +59,6 @@ TrainingPlane: TypeAlias = Literal["coronal", "axial", "sagittal", "acquired", "
 
 Precision: TypeAlias = Literal["float32", "bf16"]
 """Arithmetic of a network's convolutions and products."""
+
+Decay: TypeAlias = Literal["none", "cosine"]
+"""What the learning rate does after its warm-up: stay, or fall to zero over the run."""

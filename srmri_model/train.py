@@ -259,13 +259,15 @@ class Trainer:
         self._averaged.load_state_dict({**self.network.state_dict(), **self.average.weights})
         return Denoiser(self._averaged, self.shape)
 
-    def advance(self, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    def advance(self, parts: Sequence[Batch], rate: float) -> tuple[Tensor, Tensor]:
         """Make one optimiser step.
 
         Parameters
         ----------
         parts : sequence of Batch
             Batches whose gradients are accumulated.
+        rate : float
+            Learning rate.
 
         Returns
         -------
@@ -281,7 +283,6 @@ class Trainer:
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         with self.changing:
-            rate = self.config.learning_rate_at(self.step)
             self.optimiser.param_groups[0]["lr"] = rate
             self.optimiser.step()
             self.average.update(self.network, self.step + 1)
@@ -621,18 +622,19 @@ class _Run:
         since = 0
         batches = self.batches.following(trainer.step)
         with contextlib.closing(batches):
-            while not self._is_over():
+            while (fraction := self._fraction()) < 1:
                 if trainer.step % config.validate_every == 0 and trainer.step > max(
                     0, self.validated
                 ):
                     self._validate()
                 if self._is_due():
                     self._save()
-                loss, norm = trainer.advance(next(batches))
+                self.rate = config.learning_rate_at(trainer.step, fraction)
+                loss, norm = trainer.advance(next(batches), self.rate)
                 losses += loss
                 since += 1
                 if trainer.step % LOG_STEPS == 0:
-                    self._log(float(losses) / since, float(norm))
+                    self._log(float(losses) / since, float(norm), fraction)
                     losses.zero_()
                     since = 0
 
@@ -641,19 +643,15 @@ class _Run:
 
     def _fraction(self) -> float:
         """Return how much of the budget is used up."""
-        if self.config.minutes is not None:
-            return self._elapsed() / (60 * self.config.minutes)
-        return self.trainer.step / self._total_steps()
+        if self.config.minutes is None:
+            return self.trainer.step / self._total_steps()
+        # Clocks differ between processes; what depends on one must not.
+        return self.ranks.agree(self._elapsed() / (60 * self.config.minutes), self.device)
 
     def _total_steps(self) -> int:
         if self.config.steps is not None:
             return self.config.steps
         return math.ceil((self.config.epochs or 0) * self.batches.order.steps_per_epoch)
-
-    def _is_over(self) -> bool:
-        over = self._fraction() >= 1
-        # Clocks differ; counts do not.
-        return self.ranks.agree(over, self.device) if self.config.minutes is not None else over
 
     def _is_due(self) -> bool:
         if self.saved == self.trainer.step or not self.ranks.is_main:
@@ -665,7 +663,7 @@ class _Run:
         images = (self.trainer.step - self.first_step) * self.batches.images_per_step
         return images / busy if busy > 0 else 0.0
 
-    def _log(self, loss: float, norm: float) -> None:
+    def _log(self, loss: float, norm: float, fraction: float) -> None:
         step = self.trainer.step
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
@@ -675,8 +673,7 @@ class _Run:
             )
         if not self.ranks.is_main:
             return
-        fraction, images_s = self._fraction(), self._images_s()
-        elapsed = self._elapsed()
+        images_s, elapsed = self._images_s(), self._elapsed()
         self.log.training(
             {
                 "step": step,
@@ -684,7 +681,7 @@ class _Run:
                 "seconds": round(elapsed, 3),
                 "loss": loss,
                 "gradient_norm": norm,
-                "learning_rate": self.config.learning_rate_at(step - 1),
+                "learning_rate": self.rate,
                 "images_s": round(images_s, 2),
             }
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from srmri_data.choices import Plane, Precision, TrainingPlane
+from srmri_data.choices import Decay, Plane, Precision, TrainingPlane
 from srmri_data.errors import UsageError
 from srmri_model.networks import PRESETS, NetworkConfig
 from srmri_model.sde import LogNormal
@@ -31,6 +32,8 @@ class Recipe:
         Edge of the crops; 0 for whole slices.
     noise : LogNormal or None
         Distribution of σ; None for the paper's.
+    decay : {"none", "cosine"}
+        Whether the rate falls to zero over the run.
     """
 
     batch: int
@@ -39,14 +42,15 @@ class Recipe:
     ema_decay: float
     patch: int
     noise: LogNormal | None
+    decay: Decay
 
 
-PAPER = Recipe(4, 2e-4, 5000, 0.999, 0, None)
+PAPER = Recipe(4, 2e-4, 5000, 0.999, 0, None, "none")
 RECIPES: Mapping[str, Recipe] = {
     "paper": PAPER,
     "base": PAPER,
     "small": PAPER,
-    "tiny": Recipe(8, 2e-3, 100, 0.9999, 64, LogNormal(-2.3, 1.3)),
+    "tiny": Recipe(8, 2e-3, 100, 0.9999, 64, LogNormal(-2.0, 1.2), "cosine"),
 }
 
 
@@ -76,6 +80,8 @@ class TrainConfig:
         Largest decay of the averaged weights.
     noise : LogNormal, optional
         Distribution of σ; None for the paper's.
+    decay : {"none", "cosine"}
+        Whether the rate falls to zero over the run: over its steps, or its minutes.
     clip : float
         Largest norm of the gradient.
     sigma_max : float, optional
@@ -115,6 +121,7 @@ class TrainConfig:
     warmup_steps: int = 5000
     ema_decay: float = 0.999
     noise: LogNormal | None = None
+    decay: Decay = "none"
     clip: float = 1.0
     sigma_max: float | None = None
     seed: int = 0
@@ -124,7 +131,7 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0
     keep: int = 3
     validate_every: int = 500
-    validation_slices: int = 48
+    validation_slices: int = 24
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -210,20 +217,25 @@ class TrainConfig:
         sigma_max = shape.sigma_max if self.sigma_max is None else self.sigma_max
         return replace(shape, n_planes=n_planes, sigma_max=sigma_max)
 
-    def learning_rate_at(self, step: int) -> float:
+    def learning_rate_at(self, step: int, fraction: float) -> float:
         """Return the learning rate of a step.
 
         Parameters
         ----------
         step : int
             Optimiser steps done before it.
+        fraction : float
+            Part of the run that is done, 0 to 1.
 
         Returns
         -------
         float
-            Rising linearly, then constant.
+            Rising linearly, then constant or falling as a cosine.
         """
-        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
+        rate = self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.decay == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
+        return rate
 
     def settings(self) -> dict[str, Any]:
         """Return what has to stay the same in a resumed run.

@@ -41,26 +41,26 @@ class Ranks:
         if self.world > 1:
             dist.all_reduce(values)
 
-    def agree(self, flag: bool, device: torch.device) -> bool:
-        """Return the main process's answer everywhere.
+    def agree(self, value: float, device: torch.device) -> float:
+        """Return the main process's number everywhere.
 
         Parameters
         ----------
-        flag : bool
-            This process's answer.
+        value : float
+            This process's number.
         device : torch.device
             Where the backend communicates.
 
         Returns
         -------
-        bool
+        float
             The main process's.
         """
         if self.world == 1:
-            return flag
-        answer = torch.tensor([int(flag)], device=device)
+            return value
+        answer = torch.tensor([value], dtype=torch.float64, device=device)
         dist.broadcast(answer, src=0)
-        return bool(answer.item())
+        return float(answer.item())
 
     def wait(self) -> None:
         """Wait until all processes are here."""

@@ -141,7 +141,8 @@ def run_in_child(
     """Train in a process of its own; returns its exit code, negative for a signal."""
     context = multiprocessing.get_context("forkserver")
     # Forked from a process that has imported everything and computed nothing.
-    context.set_forkserver_preload(["srmri_model.train", "srmri_model.training.page"])
+    preload = ["torch._dynamo", "torch.utils.tensorboard", "srmri_model.train"]
+    context.set_forkserver_preload(preload)
     process = context.Process(target=_in_child, args=(data, out, point, hit, settings))
     process.start()
     process.join(120)

@@ -23,6 +23,7 @@ from srmri_model.training.sampling import SHEET_STEPS, denoising_rows, from_nois
 from srmri_model.training.slices import Slices
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 SHOWN_SIGMAS = (0.05, 0.1, 0.25, 1.0)
@@ -87,14 +88,16 @@ def write_page(out: Path, summary: Mapping[str, Any], slices: Slices, *, device:
 
 def _tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     minutes = summary["seconds"] / 60
-    best = summary["best"]
+    best, processes = summary["best"], summary["processes"]
+    alone = processes == 1
+    score = f"{best['score_db']:.2f}".replace("-", "−")
     return [
         ("Parameters", f"{summary['params'] / 1e6:.2f} M", "that training adjusts"),
         ("Steps", f"{summary['steps']:,}", f"{summary['images']:,} images"),
-        ("Time", f"{minutes:.1f} min", f"{summary['processes']} processes"),
+        ("Time", f"{minutes:.1f} min", "one process" if alone else f"{processes} processes"),
         ("Speed", f"{summary['images_s']:.1f}/s", "images, validation left out"),
         ("Memory", f"{summary['memory_bytes'] / 1e9:.2f} GB", "at most, per process"),
-        ("Best after", f"{best['step']:,}", f"steps; mean error {best['score_db']:.2f} dB"),
+        ("Best after", f"{best['step']:,}", f"steps; mean error {score} dB"),
     ]
 
 
@@ -190,6 +193,15 @@ def _charts(out: Path) -> list[Chart]:
                 (_WIDE, _NARROW),
             )
         )
+        if len({row["step"] for row in validation}) > 1:
+            charts.append(
+                Chart(
+                    "progress",
+                    "Mean error of the held-out slices over all noise levels against steps.",
+                    partial(_draw_progress, validation),
+                    (_WIDE, _NARROW),
+                )
+            )
     return charts
 
 
@@ -208,11 +220,8 @@ def _draw_loss(rows: Sequence[Mapping[str, float]], palette: Palette, width: int
     loss = np.array([row["loss"] for row in rows])
     axes.plot(steps, loss, color=palette["band"], lw=0.8)
     window = max(1, len(loss) // 30)
-    if window > 1:
-        kernel = np.ones(window) / window
-        axes.plot(
-            steps[window - 1 :], np.convolve(loss, kernel, "valid"), color=palette["accept"], lw=2
-        )
+    smooth = np.convolve(loss, np.ones(window) / window, "valid")
+    axes.plot(steps[window - 1 :], smooth, color=palette["accept"], lw=2)
     axes.set_ylim(0, 1.15 * float(np.percentile(loss, 97)))
     axes.set_title("Training loss")
     axes.set_xlabel("Step")
@@ -232,6 +241,7 @@ def _draw_gain(rows: Sequence[Mapping[str, float]], palette: Palette, width: int
         gain = 10 * np.log10(sigma**2 / inside)
         axes.plot(sigma, gain, color=colour, ls=line, lw=2, label=f"step {step:,.0f}")
     axes.set_xscale("log")
+    _plain_numbers(axes.xaxis)
     axes.set_title("Noise taken away, foreground")
     axes.set_xlabel("Noise level σ (images are 0 to 1)")
     axes.set_ylabel("dB")
@@ -252,11 +262,34 @@ def _draw_error(rows: Sequence[Mapping[str, float]], palette: Palette, width: in
     axes.plot(sigma, sigma, color=palette["band"], lw=1.5, label="noise itself")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    _plain_numbers(axes.xaxis)
+    _plain_numbers(axes.yaxis)
     axes.set_title("Error left, √v(σ)")
     axes.set_xlabel("Noise level σ")
     axes.set_ylabel("Root mean square")
     axes.legend(loc="upper left")
     return figure
+
+
+def _draw_progress(rows: Sequence[Mapping[str, float]], palette: Palette, width: int) -> Figure:
+    figure = _figure(width, 300)
+    axes = figure.subplots()
+    steps = sorted({row["step"] for row in rows})
+    scores = [np.mean(10 * np.log10(_columns(rows, step, "foreground")[1])) for step in steps]
+    axes.plot(steps, scores, color=palette["accept"], lw=2, marker="o", ms=5)
+    axes.set_title("Mean error of held-out slices")
+    axes.set_xlabel("Step")
+    axes.set_ylabel("dB, over noise levels")
+    axes.locator_params(axis="x", nbins=6)
+    return figure
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Write plain numbers at the powers of ten of a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _columns(

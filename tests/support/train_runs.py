@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,17 @@ class HalfWritten:
         self.shoot()
 
 
-def _in_child(data: Path, out: Path, point: KillPoint | None, hit: Path, settings: dict) -> None:
+def _in_child(
+    data: Path,
+    out: Path,
+    point: KillPoint | None,
+    hit: Path,
+    settings: dict[str, Any],
+    environment: dict[str, str],
+) -> None:
     import torch
 
+    os.environ.update(environment)
     torch.set_num_threads(1)
     shrink(setattr, dict.__setitem__)
     if point is not None:
@@ -135,18 +144,35 @@ def _in_child(data: Path, out: Path, point: KillPoint | None, hit: Path, setting
     train(data, out, **settings)
 
 
-def run_in_child(
-    data: Path, out: Path, point: KillPoint | None = None, hit: Path = Path(), **settings: Any
-) -> int:
-    """Train in a process of its own; returns its exit code, negative for a signal."""
+def start_child(
+    data: Path,
+    out: Path,
+    point: KillPoint | None = None,
+    hit: Path = Path(),
+    environment: dict[str, str] | None = None,
+    **settings: Any,
+) -> BaseProcess:
+    """Begin training in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     # Forked from a process that has imported everything and computed nothing.
-    preload = ["torch._dynamo", "torch.utils.tensorboard", "srmri_model.train"]
-    context.set_forkserver_preload(preload)
-    process = context.Process(target=_in_child, args=(data, out, point, hit, settings))
+    context.set_forkserver_preload(
+        ["torch._dynamo", "torch.utils.tensorboard", "srmri_model.train"]
+    )
+    arguments = (data, out, point, hit, settings, environment or {})
+    process = context.Process(target=_in_child, args=arguments)
     process.start()
-    process.join(120)
+    return process
+
+
+def end_of(process: BaseProcess) -> int:
+    """Wait for a process; returns its exit code, negative for a signal."""
+    process.join(180)
     if process.exitcode is None:
         process.kill()
         raise TimeoutError("the training process hangs")
     return process.exitcode
+
+
+def run_in_child(*arguments: Any, **settings: Any) -> int:
+    """Train in a process of its own; returns its exit code."""
+    return end_of(start_child(*arguments, **settings))

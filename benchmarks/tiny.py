@@ -1,11 +1,10 @@
 """Which shape denoises best after equal compute: the choice of the preset `tiny`.
 
-    python -m benchmarks.tiny --data ../shared/data --shape NAME [--seconds 240] [--crop 0]
-    python -m benchmarks.tiny --data ../shared/data --classical
+    python -m benchmarks.tiny --data ../shared/data --shape NAME [--seconds 230] [--crop 64]
 
 Trains a shape on the training mice for a fixed number of processor seconds on one thread, then
 denoises slices of the tune mice. Prints one JSON line: dB inside the foreground ([0, 1] units)
-per σ. `--classical` prints non-local means and wavelets, both tuned per σ on the same slices.
+per σ. The training is a plain loop, the same for every shape; only differences count.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,61 +86,6 @@ def decibels(clean: Array, denoised: Array, mask: NDArray[np.bool_]) -> float:
     return round(-10 * math.log10(error), 3)
 
 
-def classical(data: Path) -> dict[str, Any]:
-    """Denoise by non-local means and wavelets, each at its best setting per σ."""
-    from skimage.restoration import denoise_nl_means, denoise_wavelet
-
-    images, masks, noisy = tune_cases(data)
-    found: dict[str, Any] = {}
-    for sigma in SIGMAS:
-
-        def best(
-            name: str, settings: list[dict[str, Any]], denoise: Callable[..., Any], level: float
-        ) -> None:
-            scores = [
-                (
-                    decibels(
-                        images,
-                        np.stack([denoise(image, **setting) for image in noisy[level]]),
-                        masks,
-                    ),
-                    setting,
-                )
-                for setting in settings
-            ]
-            score, setting = max(scores, key=lambda scored: scored[0])
-            found.setdefault(name, {})[str(level)] = {"db": score, **setting}
-
-        best(
-            "non-local means",
-            [
-                {
-                    "h": h * sigma,
-                    "sigma": s * sigma,
-                    "patch_size": patch,
-                    "patch_distance": distance,
-                    "fast_mode": True,
-                }
-                for patch in (3, 5, 7)
-                for distance in (5, 9)
-                for h, s in ((0.4, 1), (0.6, 1), (0.8, 1), (1.0, 1), (0.6, 0), (0.8, 0), (1.0, 0))
-            ],
-            denoise_nl_means,
-            sigma,
-        )
-        best(
-            "wavelets",
-            [
-                {"sigma": f * sigma, "method": method, "mode": "soft", "rescale_sigma": True}
-                for f in (0.5, 0.75, 1.0, 1.25)
-                for method in ("BayesShrink", "VisuShrink")
-            ],
-            denoise_wavelet,
-            sigma,
-        )
-    return found
-
-
 def train(
     config: NetworkConfig, data: Path, seconds: float, *, crop: int, learning_rate: float
 ) -> dict[str, Any]:
@@ -213,25 +156,21 @@ def train(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--shape", choices=SHAPES)
-    parser.add_argument("--classical", action="store_true")
-    parser.add_argument("--seconds", type=float, default=240)
-    parser.add_argument("--crop", type=int, default=0, help="side of a patch; 0: whole slices")
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--seconds", type=float, default=230)
+    parser.add_argument("--crop", type=int, default=64, help="side of a patch; 0: whole slices")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    if options.classical:
-        print(json.dumps(classical(options.data)))
-    if options.shape:
-        result = train(
-            SHAPES[options.shape],
-            options.data,
-            options.seconds,
-            crop=options.crop,
-            learning_rate=options.learning_rate,
-        )
-        settings = {name: value for name, value in vars(options).items() if name != "data"}
-        print(json.dumps({**settings, **result}))
+    result = train(
+        SHAPES[options.shape],
+        options.data,
+        options.seconds,
+        crop=options.crop,
+        learning_rate=options.learning_rate,
+    )
+    settings = {name: value for name, value in vars(options).items() if name != "data"}
+    print(json.dumps({**settings, **result}))
 
 
 if __name__ == "__main__":

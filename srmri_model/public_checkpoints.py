@@ -11,6 +11,7 @@ the modules. The frozen Fourier matrix is not in it and comes from the model.
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -144,7 +145,9 @@ def import_checkpoint(path: Path) -> tuple[Checkpoint, ImportReport]:
     path = Path(path)
     document = _read_restricted(path)
     model, shadow = _model_and_average(path, document)
-    _check_sizes(path, [*model.values(), *shadow])
+    # Apart, because both may point to the same numbers.
+    _check_sizes(path, list(model.values()))
+    _check_sizes(path, shadow)
     network = _recognise(path, model)
     layout = list(_layout(network))
     wanted = [name for name, _ in layout]
@@ -233,8 +236,10 @@ def _read_restricted(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         _check_archive(path, size)
-        # Restricted: tensors and plain containers, any other global is refused by name.
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of old and of unusual pickles
+            # Restricted: tensors and plain containers, any other global is refused by name.
+            document = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingInputError(f"{path}: no such file") from error
     except CheckpointError:
@@ -262,16 +267,21 @@ def _check_archive(path: Path, size: int) -> None:
         )
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    names = [entry.filename for entry in entries]
-    if len(set(names)) != len(names):
-        raise CheckpointError(f"{path}: the archive holds an entry twice")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CheckpointError(f"{path}: compressed entries, which torch does not write")
-    total = sum(entry.file_size for entry in entries)
-    if total > size:
-        raise CheckpointError(f"{path}: entries claim {total} bytes in a file of {size}")
-    if any(e.filename.endswith(".pkl") and e.file_size > _MAX_PICKLE for e in entries):
-        raise CheckpointError(f"{path}: a pickle larger than {_MAX_PICKLE} bytes")
+        names = [entry.filename for entry in entries]
+        if len(set(names)) != len(names):
+            raise CheckpointError(f"{path}: the archive holds an entry twice")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise CheckpointError(f"{path}: compressed entries, which torch does not write")
+        total = sum(entry.file_size for entry in entries)
+        if total > size:
+            raise CheckpointError(f"{path}: entries claim {total} bytes in a file of {size}")
+        if any(e.filename.endswith(".pkl") and e.file_size > _MAX_PICKLE for e in entries):
+            raise CheckpointError(f"{path}: a pickle larger than {_MAX_PICKLE} bytes")
+        # torch itself does not compare them.
+        if damaged := archive.testzip():
+            raise CheckpointError(
+                f"{path}: checksum and content of {damaged} differ", hint="fetch the file again"
+            )
 
 
 def _model_and_average(

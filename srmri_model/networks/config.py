@@ -91,6 +91,9 @@ class NetworkConfig:
             "in_channels is 1 to 64": 1 <= self.in_channels <= 64,
             "patch is 1 to 8": 1 <= self.patch <= 8,
             "n_planes is 0 to 64": 0 <= self.n_planes <= 64,
+            "preconditioning is 've' or 'edm'": self.preconditioning in ("ve", "edm"),
+            "progressive_input is 'residual' or 'none'": self.progressive_input
+            in ("residual", "none"),
             "0 < sigma_min < sigma_max": 0 < self.sigma_min < self.sigma_max,
             "sigma_data is positive": self.sigma_data > 0,
             "scale_by_sigma belongs to preconditioning 've'": self.preconditioning == "ve"

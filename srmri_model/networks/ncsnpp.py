@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from srmri_model.networks.convolution import conv1x1, conv3x3
 from srmri_model.networks.resampling import conv_fir_downsample, fir_downsample, fir_upsample
 
 if TYPE_CHECKING:
@@ -130,18 +131,18 @@ class ResidualBlock(nn.Module):
 
     def _compute(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self._resample(F.silu(self.norm_in(x)))
-        h = self.conv_in(h)
-        h = h + self.embed(embedding)[:, :, None, None]
+        h = conv3x3(h, self.conv_in.weight, _bias(self.conv_in) + self.embed(embedding))
         h = F.silu(self.norm_out(h))
-        h = _scaled_conv(h, self.conv_out, self.rescale)
+        bias = (_bias(self.conv_out) * self.rescale).expand(len(h), -1)
+        h = conv3x3(h, self.conv_out.weight * self.rescale, bias)
         if self.shortcut is None:
             return torch.add(h, x, alpha=self.rescale)
+        weight, bias = self.shortcut.weight * self.rescale, _bias(self.shortcut) * self.rescale
         if self.resample == "up":
             # Linear and per pixel, so it may go first, on a quarter of the pixels; its bias may
             # not, because the filter mixes it with the zeros outside.
-            x = self._resample(F.conv2d(x, self.shortcut.weight * self.rescale))
-            return h + x + _bias(self.shortcut)[:, None, None] * self.rescale
-        return h + _scaled_conv(self._resample(x), self.shortcut, self.rescale)
+            return h + self._resample(conv1x1(x, weight, None)) + bias[:, None, None]
+        return h + conv1x1(self._resample(x), weight, bias)
 
     def _resample(self, x: Tensor) -> Tensor:
         if self.resample is None:
@@ -549,10 +550,6 @@ def _bias(conv: nn.Conv2d) -> Tensor:
     if conv.bias is None:
         raise AssertionError("every convolution here has a bias")
     return conv.bias
-
-
-def _scaled_conv(x: Tensor, conv: nn.Conv2d, scale: float) -> Tensor:
-    return F.conv2d(x, conv.weight * scale, _bias(conv) * scale, padding=conv.padding)
 
 
 def _initialise(module: nn.Conv2d | nn.Linear) -> None:

@@ -1,0 +1,112 @@
+"""Convolutions that are quick on a processor, channels last, forwards and backwards.
+
+The library computes weight gradients of channels-last convolutions at a third to a half of the
+rate of its other passes. As nine matrix products over shifted pixels they take half the time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from srmri_model.types import Features
+
+
+def conv3x3(images: Features, weight: Tensor, bias: Tensor) -> Features:
+    """Convolve with a 3×3 kernel; zeros are assumed outside.
+
+    Parameters
+    ----------
+    images : (B, C, H, W) Tensor
+        Activations, channels last.
+    weight : (D, C, 3, 3) Tensor
+        Kernel.
+    bias : (B, D) Tensor
+        Added to the result, for every image another.
+
+    Returns
+    -------
+    (B, D, H, W) Tensor
+        Activations.
+    """
+    if torch.is_grad_enabled() and weight.requires_grad and _is_plain_cpu(images):
+        result: Tensor = _Conv3x3.apply(images, weight, bias)
+        return result
+    return _conv3x3(images, weight, bias)
+
+
+def _conv3x3(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if len(images) == 1:
+        return F.conv2d(images, weight, bias[0], padding=1)
+    return F.conv2d(images, weight, padding=1) + bias[:, :, None, None]
+
+
+def _is_plain_cpu(images: Tensor) -> bool:
+    """Whether numbers are computed here, on a processor, as float32."""
+    return (
+        images.device.type == "cpu"
+        and images.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def conv1x1(images: Features, weight: Tensor, bias: Tensor | None) -> Features:
+    """Convolve with a 1×1 kernel: one matrix product over all pixels.
+
+    Parameters
+    ----------
+    images : (B, C, H, W) Tensor
+        Activations, channels last.
+    weight : (D, C, 1, 1) Tensor
+        Kernel.
+    bias : (D,) Tensor, optional
+        Added to the result.
+
+    Returns
+    -------
+    (B, D, H, W) Tensor
+        Activations.
+    """
+    return F.linear(images.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+class _Conv3x3(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        return _conv3x3(images, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        images, weight = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        for_images = None
+        if ctx.needs_input_grad[0]:
+            # The adjoint is a convolution with the kernel turned by 180 degrees.
+            turned = weight.flip(2, 3).transpose(0, 1)
+            for_images = F.conv2d(
+                gradient, turned.contiguous(memory_format=torch.channels_last), padding=1
+            )
+        return for_images, _weight_gradient(images, gradient), gradient.sum(dim=(2, 3))
+
+
+def _weight_gradient(images: Tensor, gradient: Tensor) -> Tensor:
+    """Correlate images and gradient at the nine shifts of the kernel.
+
+    Both are laid out as one long list of pixels with zeros between rows and images, such that a
+    shift in the plane is a shift along the list.
+    """
+    pixels = F.pad(images.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+    width = pixels.shape[2]
+    shifts = [row * width + col for row in range(3) for col in range(3)]
+    pixels = pixels.flatten(0, 2)
+    gradients = F.pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, 2, 0, 2)).flatten(0, 2)
+    count = len(pixels) - shifts[-1]
+    gradients = gradients[:count].T
+    taps = torch.stack([gradients @ pixels[shift : shift + count] for shift in shifts])
+    return taps.view(3, 3, *taps.shape[1:]).permute(2, 3, 0, 1)

@@ -1490,6 +1490,178 @@ def _print_estimate(found: dict[str, Any], *, json_output: bool) -> None:
     Console(highlight=False).print(table)
 
 
+@app.command(
+    "export-hf",
+    epilog="Examples: srmri export-hf pairing_reports/m01 --out dataset --dry-run · "
+    "srmri export-hf pairing_reports/* --out dataset --license CC-BY-4.0 "
+    "--species 'Mus musculus' --hr-only STUDY/8",
+)
+def export_hf(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Run folders written by srmri pair.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to create.")] = None,
+    hr_only: Annotated[
+        list[Path] | None,
+        typer.Option(help="HR scan of a subject without LR, for training only. Repeatable."),
+    ] = None,
+    title: Annotated[
+        str, typer.Option(help="Name of the dataset.")
+    ] = "Scanner-acquired LR-HR MRI pairs",
+    license_id: Annotated[
+        str | None, typer.Option("--license", metavar="SPDX", help="For instance CC-BY-4.0.")
+    ] = None,
+    species: Annotated[str | None, typer.Option(help="For instance 'Mus musculus'.")] = None,
+    human_statement: Annotated[
+        str | None,
+        typer.Option(help="Human data only: consent and what was done to faces, for the card."),
+    ] = None,
+    include_queued: Annotated[
+        bool, typer.Option("--include-queued", help="Let undecided pairs leave, too.")
+    ] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Add 8-bit previews.")] = False,
+    dataset_version: Annotated[
+        str, typer.Option(help="Version the card speaks of, X.Y.Z.")
+    ] = "1.0.0",
+    splits: Annotated[
+        Path | None,
+        typer.Option(help="Keep to these splits: splits.json of an earlier version, or your own."),
+    ] = None,
+    plane: Annotated[
+        Plane, typer.Option(help="Of HR-only slices, when there are no runs to follow.")
+    ] = "coronal",
+    trim: Annotated[
+        str, typer.Option(help="Likewise: slices to leave out at each end, or a length.")
+    ] = "15",
+    sources: Annotated[
+        Path | None, typer.Option(help="Folder that holds the scans now, when they have moved.")
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SRMRI_PSEUDONYM_KEY",
+            help="Secret of the pseudonyms; made at first use in your settings folder.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show every file and field; write nothing.")
+    ] = False,
+    force: Force = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a dataset of runs: de-identified, split by subject, loaded with one line.
+
+    Writes a folder: 16-bit slices in Parquet, scans as NIfTI, votes, the anonymous review, splits,
+    checksums and a dataset card. Only accepted and decided pairs leave. What identifies is looked
+    for in the bytes that were written, and nothing is left behind if any is found.
+    """
+    from srmri_data.export import ExportConfig, plan_export, write_export
+    from srmri_data.slices import Trim
+
+    config = ExportConfig(
+        title=title,
+        license=license_id,
+        species=species,
+        human_statement=human_statement,
+        include_queued=include_queued,
+        preview=preview,
+        version=dataset_version,
+        hr_only=tuple(hr_only or ()),
+        plane=plane,
+        trim=Trim.parse(trim),
+        sources=sources,
+        splits=splits,
+        key=key,
+    )
+    if out is None and not dry_run:
+        raise UsageError("--out is missing", hint="say where the dataset shall be, or --dry-run")
+    plan = plan_export(runs or (), config=config)
+    described = plan.describe()
+    if out is not None and not dry_run:
+        with _progress(quiet) as progress:
+            staged = write_export(plan, out, force=force, progress=progress)
+        described |= {"out": str(staged.path), "tree_sha256": staged.tree_sha256}
+    if json_output:
+        _print_json(described)
+    else:
+        _print_export(described)
+
+
+def _print_export(described: dict[str, Any]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for name, counts in described["rows"].items():
+        parts = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
+        console.print(f"{name:<10} {parts or 'none'}")
+    for split, subjects in described["splits"].items():
+        console.print(f"{split:<10} {' '.join(subjects) or '–'}", style="dim")
+    if "out" not in described:
+        for title, names in (
+            ("acquisition", described["fields"]["acquisition"]),
+            ("pairs", described["fields"]["pairs"]),
+            ("slices_hr", described["fields"]["slices_hr"]),
+        ):
+            console.print(f"fields of {title}: {' '.join(names)}", style="dim")
+        console.print("would write:")
+        for name in described["files"]:
+            console.print(f"  {name}", markup=False)
+    for text in described["warnings"]:
+        console.print("warning ", style="yellow", end="")
+        console.print(text, markup=False)
+    if "out" in described:
+        console.print(f"dataset: {described['out']}", markup=False)
+        console.print(f"sha256:  {described['tree_sha256']}", style="dim")
+
+
+@app.command("scan-phi", epilog="Examples: srmri scan-phi dataset · srmri scan-phi bids --json")
+def scan_phi_command(
+    path: Annotated[Path, typer.Argument(help="Folder or file that is to be published.")],
+    known: Annotated[
+        list[str] | None,
+        typer.Option(help="A name to look for everywhere, pixels included. Repeatable."),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Look for what identifies a person, a laboratory or a machine, in everything unpacked.
+
+    Opens gzip, zip, tar, PNG, Parquet and NIfTI with its extensions. Also lists values that are
+    neither numbers nor known words. Exit code 0 when nothing is found, 3 otherwise.
+    """
+    from srmri_data.deid.scan import scan_phi
+
+    report = scan_phi(path, known=known or ())
+    if json_output:
+        _print_json(report.to_json())
+    else:
+        _print_findings(report.to_json())
+    if report.findings:
+        raise typer.Exit(ExitCode.BAD_INPUT)
+
+
+def _print_findings(report: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    findings = report["findings"]
+    if findings:
+        table = Table(box=None, padding=(0, 2), header_style="dim")
+        for column in ("kind", "found", "place", "file"):
+            table.add_column(column, overflow="fold")
+        for row in findings[:200]:
+            style = "red" if row["level"] == "identifies" else "yellow"
+            kind = Text(row["kind"], style=style)
+            table.add_row(kind, *(Text(row[name]) for name in ("text", "place", "file")))
+        console.print(table)
+    sure = sum(row["level"] == "identifies" for row in findings)
+    console.print(
+        f"{report['files']} files, {report['bytes'] / 1e6:.1f} MB unpacked: {sure} identify, "
+        f"{len(findings) - sure} are text that nobody vouches for"
+        + ("; the first 200 are shown" if len(findings) > 200 else ""),
+        style="dim",
+    )
+
+
 @app.command(epilog="Example: srmri demo --out srmri-demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to create.")] = Path("srmri-demo"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from srmri_data import ingest
 from srmri_data.choices import Plane
-from srmri_data.dataset_card import write_card
+from srmri_data.dataset_card import card, croissant
 from srmri_data.dataset_schema import (
     LAYOUT_VERSION,
     SPLITS,
@@ -32,6 +33,8 @@ from srmri_data.dataset_schema import (
 )
 from srmri_data.deid import Pseudonyms, public_fields
 from srmri_data.deid.pseudonyms import default_key_path
+from srmri_data.deid.scan import scan_phi
+from srmri_data.deid.words import telling
 from srmri_data.errors import (
     FormatError,
     MissingInputError,
@@ -77,6 +80,7 @@ _GROUP_BYTES = 8 << 20
 _SHARD_BYTES = 500 << 20
 _ANIMALS = ("Quadruped", "OtherAnimal", "Phantom")
 _HUMANS = ("Biped", "Human")
+_STATUSES = ("auto", "decided", "rejected", "review")
 _SETTINGS = (
     "method",
     "plane",
@@ -100,6 +104,10 @@ class ExportConfig:
     ----------
     title : str
         Name of the dataset for people.
+    repo : str, optional
+        ``user/name`` on the Hub, for the card.
+    version : str
+        ``X.Y.Z``, for the card and the tag.
     license : str, optional
         SPDX identifier. Needed before anything is uploaded.
     species : str, optional
@@ -123,6 +131,8 @@ class ExportConfig:
     """
 
     title: str = "Scanner-acquired LR-HR MRI pairs"
+    repo: str | None = None
+    version: str = "1.0.0"
     license: str | None = None
     species: str | None = None
     human_statement: str | None = None
@@ -134,6 +144,13 @@ class ExportConfig:
     sources: Path | None = None
     splits: Path | None = None
     key: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what the card could not say."""
+        if not re.fullmatch(r"\d+\.\d+\.\d+", self.version):
+            raise UsageError(f"version {self.version!r}: expected X.Y.Z, for instance 1.0.0")
+        if not self.title.strip() or "\n" in self.title:
+            raise UsageError("the title of a dataset is one line")
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +195,26 @@ class PlannedVolume:
         """Place of the image in the dataset."""
         return f"volumes/{self.subject}/{self.id}.nii.gz"
 
+    def describe(self) -> dict[str, Any]:
+        """Return what leaves of the scan besides its voxels.
+
+        Returns
+        -------
+        dict
+            JSON-able values.
+        """
+        header = self.record.readable()
+        return {
+            "id": self.id,
+            "subject": self.subject,
+            "session": self.session,
+            "role": self.role,
+            "path": self.path,
+            "shape": list(header.shape),
+            "spacing_mm": list(header.spacing),
+            "facts": dict(self.facts),
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class PlannedPairs:
@@ -209,6 +246,27 @@ class PlannedPairs:
     pairs: pd.DataFrame
     events: tuple[Event, ...]
     chosen: tuple[int, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """Return how the pairs were made and what became of them.
+
+        Returns
+        -------
+        dict
+            JSON-able values.
+        """
+        config, status = self.plan.config, self.pairs["status"].value_counts()
+        return {
+            "id": self.id,
+            "method": config.method,
+            "plane": config.plane,
+            "trim": str(config.trim),
+            "voters": list(config.voters),
+            "status": {name: int(status.get(name, 0)) for name in _STATUSES},
+            "exported": len(self.chosen),
+            # Only of a simulated scan is the truth known.
+            "simulated": self.run.provenance["truth"] is not None,
+        }
 
     @property
     def aligned_shape(self) -> tuple[int, int]:
@@ -300,13 +358,17 @@ class ExportPlan:
         -------
         dict
             ``files``, ``splits``, ``rows`` per table and split, ``fields`` (the columns and the
-            header facts that leave), ``volumes`` and ``warnings``.
+            header facts that leave), ``volumes``, ``runs``, ``warnings``, and what the card says.
         """
         return {
             "layout_version": LAYOUT_VERSION,
             "title": self.config.title,
+            "repo": self.config.repo,
+            "version": self.config.version,
             "license": self.config.license,
             "species": self.config.species,
+            "human_statement": self.config.human_statement,
+            "include_queued": self.config.include_queued,
             "splits": _subjects_by_split(self.splits),
             "rows": {
                 name: {t.split: sum(t.rows) for t in self.tables if t.config == name}
@@ -317,10 +379,8 @@ class ExportPlan:
                 "slices_hr": list(columns_of("slices_hr", preview=self.config.preview)),
                 "acquisition": sorted({name for v in self.volumes for name in v.facts}),
             },
-            "volumes": [
-                {"id": v.id, "path": v.path, "split": self.splits[v.subject], "facts": {**v.facts}}
-                for v in self.volumes
-            ],
+            "volumes": [volume.describe() for volume in self.volumes],
+            "runs": [run.describe() for run in self.runs],
             "files": self.files,
             "warnings": list(self.warnings),
         }
@@ -771,6 +831,8 @@ def write_export(
         If `out` exists and is not an earlier export, or `force` is not given.
     SplitError
         If two subjects have the same voxels.
+    PrivacyError
+        If something that identifies is found in what was written; nothing is left behind.
     """
     step = progress or (lambda *_: None)
     out = Path(out)
@@ -785,20 +847,49 @@ def write_export(
             },
         )
         write_json(folder / "provenance.json", _provenance(plan, facts))
+        described = plan.describe()
         certificates = [c for c in (read_certificate(run.run.path) for run in plan.runs) if c]
-        write_card(folder, plan.describe(), certificates, asdict(plan.config))
-        names = sorted(
-            file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
-        )
-        lines = []
-        for n, name in enumerate(names):
-            lines.append(f"{sha256_file(folder / name)}  {name}\n")
-            step("checksums", n + 1, len(names))
+        write_text(folder / "README.md", card(described, certificates))
+        checksums = _checksums(folder, step)
+        write_json(folder / "croissant.json", croissant(described, checksums))
+        checksums["croissant.json"] = sha256_file(folder / "croissant.json")
+        lines = [f"{digest}  {name}\n" for name, digest in sorted(checksums.items())]
         write_text(folder / CHECKSUMS, "".join(lines))
+        names = set(checksums)
         missing = set(plan.files) ^ {CHECKSUMS, *names}
         if missing:
             raise AssertionError(f"plan and folder differ: {sorted(missing)}")
+        step("looking for what identifies", 0, 1)
+        _refuse_identifiers(plan, folder)
+        step("looking for what identifies", 1, 1)
     return StagedDataset.open(out)
+
+
+def _checksums(folder: Path, step: Progress) -> dict[str, str]:
+    names = sorted(
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
+    )
+    checksums = {}
+    for n, name in enumerate(names):
+        checksums[name] = sha256_file(folder / name)
+        step("checksums", n + 1, len(names))
+    return checksums
+
+
+def _refuse_identifiers(plan: ExportPlan, folder: Path) -> None:
+    """Look into the very bytes that would leave."""
+    # A subject that is called as a word of the card would be found in every card.
+    said = card({**plan.describe(), "title": "", "species": None, "human_statement": None}).lower()
+    known = [name for name in telling(plan.identifiers) if name.lower() not in said]
+    findings = scan_phi(folder, known=known).findings
+    if findings:
+        first = findings[0]
+        raise PrivacyError(
+            f"{len(findings)} things that identify somebody, or that nobody vouches for, would "
+            f"leave; the first is {first.text!r} ({first.kind}) in {first.file}, {first.place}",
+            hint="change --title, --species or --human-statement if it stands there; anything "
+            "else is a fault of srmri: please report it, without the name",
+        )
 
 
 def _check_destination(out: Path, *, force: bool) -> None:
@@ -1168,9 +1259,8 @@ def _provenance(plan: ExportPlan, facts: Mapping[str, Mapping[str, Any]]) -> dic
 
 def _run_facts(run: PlannedPairs) -> dict[str, Any]:
     comparison, summary = run.plan, run.run.summary
-    settings = run.run.provenance["config"]
+    settings, described = run.run.provenance["config"], run.describe()
     registration = summary.get("registration")
-    status = run.pairs["status"].value_counts()
     return {
         "low_res": run.low.id,
         "high_res": run.high.id,
@@ -1186,10 +1276,8 @@ def _run_facts(run: PlannedPairs) -> dict[str, Any]:
         "high_res_window": _window(comparison.high_window),
         "low_res_to_voxel": comparison.low_frame.to_voxel.tolist(),
         "high_res_to_voxel": comparison.high_frame.to_voxel.tolist(),
-        "pairs": {
-            name: int(status.get(name, 0)) for name in ("auto", "decided", "rejected", "review")
-        },
-        "exported": len(run.chosen),
+        "pairs": described["status"],
+        "exported": described["exported"],
         "decisions_sha256": summary.get("decisions_sha256"),
     }
 

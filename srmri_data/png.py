@@ -69,7 +69,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def decode_grey(content: bytes) -> NDArray[Any]:
-    """Return the pixels of a grey PNG file.
+    """Return the pixels of a PNG file.
 
     Parameters
     ----------
@@ -78,8 +78,8 @@ def decode_grey(content: bytes) -> NDArray[Any]:
 
     Returns
     -------
-    (row, col) ndarray of uint8 or uint16
-        The image.
+    ndarray
+        (row, col), uint8 or uint16 for a grey image.
     """
     from PIL import Image
 

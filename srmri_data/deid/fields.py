@@ -15,7 +15,7 @@ from srmri_data.volumes import Sourced
 
 _PROTON_MHZ_PER_TESLA = 42.577478518
 # ParaVision's own sequences; a laboratory's may be called after the person who wrote it.
-_SEQUENCES = frozenset(
+SEQUENCES = frozenset(
     [
         *("CASL", "CEST", "DtiEpi", "DtiStandard", "DtiSpiral", "DWI", "EPI", "FAIR_EPI"),
         *("FAIR_RARE", "FAIRRARE", "FcFLASH", "FISP", "FISPND", "FLASH", "FLOWMAP", "GEFC"),
@@ -24,8 +24,8 @@ _SEQUENCES = frozenset(
         *("SWI", "T1_EPI", "T1_FLASH", "T1_RARE", "T2_TurboRARE", "T2S_EPI", "UTE", "UTE3D", "ZTE"),
     ]
 )
-_SUBJECT_TYPES = frozenset(("Quadruped", "OtherAnimal", "Biped", "Phantom", "Human", "Other"))
-_POSITIONS = frozenset(
+SUBJECT_TYPES = frozenset(("Quadruped", "OtherAnimal", "Biped", "Phantom", "Human", "Other"))
+POSITIONS = frozenset(
     f"{end}_{side}" for end in ("Head", "Foot") for side in ("Supine", "Prone", "Left", "Right")
 )
 
@@ -80,9 +80,9 @@ def _field_strength(value: Any) -> float | None:
 
 
 FIELDS: Mapping[str, PublicField] = {
-    "method": PublicField("sequence", "", "ParaVision's sequence", _one_of(_SEQUENCES)),
-    "subject_type": PublicField("subject_type", "", "kind of subject", _one_of(_SUBJECT_TYPES)),
-    "subject_position": PublicField("subject_position", "", "how it lay", _one_of(_POSITIONS)),
+    "method": PublicField("sequence", "", "ParaVision's sequence", _one_of(SEQUENCES)),
+    "subject_type": PublicField("subject_type", "", "kind of subject", _one_of(SUBJECT_TYPES)),
+    "subject_position": PublicField("subject_position", "", "how it lay", _one_of(POSITIONS)),
     "repetition_time_ms": PublicField("repetition_time_ms", "ms", "repetition time", _some_number),
     "echo_time_ms": PublicField("echo_time_ms", "ms", "echo time", _some_number),
     "flip_angle_deg": PublicField("flip_angle_deg", "°", "excitation flip angle", _some_number),

@@ -26,15 +26,18 @@ from srmri_data.choices import (
     Acquisition,
     AnatomicalSuffix,
     DateRule,
+    Decay,
     Engine,
     Gated,
     Grid,
     Method,
     OutputFormat,
     Plane,
+    Precision,
     RegistrationMetric,
     SubjectPosition,
     SubjectType,
+    TrainingPlane,
 )
 from srmri_data.errors import ExitCode, SrmriError, UsageError
 
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from srmri_data.mapping import Problem
     from srmri_data.planning import PairingConfig, PairingPlan, ScanRequest, Selected
     from srmri_data.push_plan import PushConfig
+    from srmri_model.train import Status as TrainingStatus
 
     HubOptions = dict[str, Any]
     FindScans = Callable[[], tuple[Selected, Selected]]
@@ -1267,6 +1271,229 @@ def _factor(text: str) -> tuple[float, float, float]:
     if len(numbers) != 3 or min(numbers) < 1:
         raise UsageError(f"--factor {text!r}: give one number of at least 1, or three as 2,2,4")
     return numbers[0], numbers[1], numbers[2]
+
+
+def _recipe(help_text: str, **limits: Any) -> Any:
+    return typer.Option(help=help_text, rich_help_panel="Recipe (default: the preset's)", **limits)
+
+
+@app.command(
+    epilog="Examples: srmri train --data dataset --out model --minutes 15 · "
+    "srmri train --data mice/ --split splits.json --plane all --out model --epochs 50 · "
+    "srmri train --data user/name@v1 --preset paper --out model --epochs 1000 --resume · "
+    "torchrun --nproc-per-node 4 -m cli train --data dataset --out model --epochs 50"
+)
+def train(
+    *,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="Exported dataset, Hub id (user/name@revision), or volumes and folders of them. "
+            "Repeatable."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    preset: Annotated[
+        str, typer.Option(help="Network: tiny (for a CPU), small, base or paper.")
+    ] = "tiny",
+    model: Annotated[str, typer.Option(help="What to train: score.")] = "score",
+    plane: Annotated[
+        TrainingPlane, typer.Option(help="Plane of the slices; 'all' learns three, with a label.")
+    ] = "coronal",
+    minutes: Annotated[
+        float | None, typer.Option(help="Train this long, over all resumed parts.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Train for so many steps in all.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="See every slice so often.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest whole state in --out.")
+    ] = False,
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint whose weights to begin with.")
+    ] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(help="JSON with lists of subjects: train, and tune or validation."),
+    ] = None,
+    sigma_max: Annotated[
+        float | None, typer.Option(help="Largest noise level. Default: the preset's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    batch: Annotated[int | None, _recipe("Images per process and part.", min=1)] = None,
+    accumulate: Annotated[int, _recipe("Parts whose gradients make one step.", min=1)] = 1,
+    patch: Annotated[int | None, _recipe("Edge of the crops; 0: whole slices.", min=0)] = None,
+    learning_rate: Annotated[float | None, _recipe("Of Adam, after the warm-up.")] = None,
+    warmup_steps: Annotated[int | None, _recipe("Steps of rising rate.", min=0)] = None,
+    ema_decay: Annotated[float | None, _recipe("Largest decay of the averaged weights.")] = None,
+    decay: Annotated[Decay | None, _recipe("Whether the rate falls to zero over the run.")] = None,
+    precision: Annotated[Precision, _recipe("Arithmetic of the network.")] = "float32",
+    compiled: Annotated[bool, _recipe("Run through torch.compile.")] = False,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0, help="Minutes between saved states.")
+    ] = 5.0,
+    keep: Annotated[int, typer.Option(min=1, help="Saved states to keep.")] = 3,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print parameters, FLOPs, memory and time on this machine."),
+    ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="This process (or torchrun's), or a SLURM job.")
+    ] = "local",
+    slurm_partition: Annotated[str | None, _slurm("Partition.")] = None,
+    slurm_time: Annotated[
+        int, _slurm("Minutes until the job is stopped or requeued.", min=1)
+    ] = 720,
+    slurm_mem: Annotated[float, _slurm("GB per node.", min=0.1)] = 32.0,
+    slurm_cpus: Annotated[int, _slurm("Processors per process.", min=1)] = 4,
+    slurm_nodes: Annotated[int, _slurm("Nodes.", min=1)] = 1,
+    slurm_processes: Annotated[int, _slurm("Processes per node.", min=1)] = 1,
+    slurm_gpus: Annotated[int, _slurm("GPUs per node.", min=0)] = 0,
+    slurm_option: Annotated[
+        list[str] | None, _slurm("Any other sbatch option, as account=NAME. Repeatable.")
+    ] = None,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a score model on HR slices; no pairs are needed.
+
+    Writes model.safetensors (the best averaged weights, with the denoising error at every noise
+    level), logs and a page. A stopped run goes on with --resume, bit for bit as if it had not
+    been stopped. SIGTERM and Ctrl-C save first.
+    """
+    if model != "score":
+        raise UsageError(f"--model {model}: only 'score' can be trained")
+    from srmri_model.training.config import TrainConfig
+
+    config = TrainConfig.for_preset(
+        preset,
+        plane=plane,
+        steps=steps,
+        minutes=minutes,
+        epochs=epochs,
+        batch=batch,
+        accumulate=accumulate,
+        patch=patch,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        ema_decay=ema_decay,
+        decay=decay,
+        sigma_max=sigma_max,
+        seed=seed,
+        device=device,
+        precision=precision,
+        compiled=compiled,
+        checkpoint_minutes=checkpoint_minutes,
+        keep=keep,
+        validate_every=validate_every,
+    )
+    if dry_run:
+        from srmri_model.training.estimate import estimate
+
+        _print_estimate(estimate(data, out, config, split=split), json_output=json_output)
+        return
+    if engine != "local":
+        from srmri_model.training.cluster import JobOptions, submit_training
+
+        options = JobOptions(
+            engine="slurm" if engine == "slurm" else "local",
+            partition=slurm_partition,
+            minutes=slurm_time,
+            memory_gb=slurm_mem,
+            processors=slurm_cpus,
+            nodes=slurm_nodes,
+            processes=slurm_processes,
+            gpus=slurm_gpus,
+            extra=_settings(slurm_option or []),
+        )
+        job_id, log = submit_training(
+            options, data=data, out=out, config=config, split=split, init=init
+        )
+        if json_output:
+            _print_json({"job": job_id, "log": log, "out": str(out)})
+        else:
+            typer.echo(f"job {job_id} trains in {out}; log: {log}")
+        return
+    from srmri_model.train import run_training
+
+    with _training_progress(quiet) as (progress, stop_progress):
+        summary = run_training(
+            data,
+            out,
+            config,
+            split=split,
+            init=init,
+            resume=resume,
+            command=["srmri", *sys.argv[1:]],
+            progress=progress,
+            warn=_warn,
+            before_leaving=stop_progress,
+        )
+    if not summary:
+        # Another process of this run prints.
+        return
+    if json_output:
+        _print_json(summary)
+    else:
+        _print_training(summary)
+
+
+def _warn(text: str) -> None:
+    _stderr().print(f"warning: {text}", style="yellow", markup=False)
+
+
+@contextmanager
+def _training_progress(
+    quiet: bool,
+) -> Iterator[tuple[Callable[[TrainingStatus], None], Callable[[], None]]]:
+    """Show how training goes on stderr; yields what to call with a status, and at a stop."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )
+    with Progress(*columns, console=_stderr(), disable=quiet) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(status: TrainingStatus) -> None:
+            if status.stage not in tasks:
+                tasks[status.stage] = bars.add_task(status.stage, total=status.total, facts="")
+            task, facts = tasks[status.stage], status.facts()
+            bars.update(task, completed=status.done, total=status.total, facts=facts)
+
+        yield show, bars.stop
+
+
+def _print_training(summary: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    console.print(
+        f"{summary['steps']} steps, {summary['images']} images in {summary['seconds']:.0f} s "
+        f"({summary['images_s']:.1f} images/s); best after {summary['best']['step']} steps",
+        style="bold",
+        markup=False,
+    )
+    table = _table(("σ", "right"), ("error inside", "right"), ("gain, dB", "right"))
+    for row in summary["val_by_sigma"]:
+        if row["foreground"]:
+            gain = f"{row['gain_db']:+.1f}"
+            table.add_row(f"{row['sigma']:.3g}", f"{row['foreground'] ** 0.5:.4f}", gain)
+    console.print(table)
+    console.print(f"model:  {summary['model']}", markup=False, soft_wrap=True)
+    console.print(f"report: {summary['page']}", markup=False, soft_wrap=True)
+
+
+def _print_estimate(found: dict[str, Any], *, json_output: bool) -> None:
+    if json_output:
+        _print_json(found)
+        return
+    table = _table(("", "left"), ("", "left"))
+    for label, value in found["lines"]:
+        table.add_row(label, value)
+    Console(highlight=False).print(table)
 
 
 def _export_config(

@@ -62,3 +62,12 @@ AnatomicalSuffix: TypeAlias = Literal["T2starw", "T2w", "T1w", "PDw"]
 
 Gated: TypeAlias = Literal["auto", "manual"]
 """Readers of a dataset ask for access: granted at once, or by its owner."""
+
+TrainingPlane: TypeAlias = Literal["coronal", "axial", "sagittal", "acquired", "all"]
+"""Planes a network is trained on; `all` is the three anatomical ones, with a plane label."""
+
+Precision: TypeAlias = Literal["float32", "bf16"]
+"""Arithmetic of a network's convolutions and products."""
+
+Decay: TypeAlias = Literal["none", "cosine"]
+"""What the learning rate does after its warm-up: stay, or fall to zero over the run."""

@@ -20,12 +20,12 @@ The tree, with the exit code the command line maps each branch to::
         ├── ResolutionError        3   LR and HR swapped, or no common field of view
         ├── RegistrationError      3   the two scans can not be aligned
         ├── TrimError              3   trimming leaves too few slices
-        ├── WeightsError           3   network weights missing or not the expected ones
-        └── CheckpointError        3   also ValueError; a damaged or unsupported checkpoint
         ├── SplitError             3   one subject in two splits, or under two names
         ├── PrivacyError           3   something that identifies would leave, or a person's consent
         │                              is not stated
-        └── WeightsError           3   network weights missing or not the expected ones
+        ├── WeightsError           3   network weights missing or not the expected ones
+        ├── CheckpointError        3   also ValueError; a damaged or unsupported checkpoint
+        └── TrainingError          3   training left the numbers: the loss is not finite
 
 A message says which file, what was found and what was expected; the hint says
 what to do next. `cli.main` is the only place that turns them into exit codes.
@@ -154,3 +154,7 @@ class WeightsError(InputError):
 
 class CheckpointError(InputError, ValueError):
     """A checkpoint that is damaged, unsupported or does not fit its own description."""
+
+
+class TrainingError(InputError):
+    """Training that can not go on, because its loss is not a number."""

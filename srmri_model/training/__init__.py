@@ -1,0 +1,1 @@
+"""The parts a training run is made of; `srmri_model.train` puts them together."""

@@ -1,0 +1,185 @@
+"""A training run as a SLURM job of one or more processes, through submitit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from srmri_data.errors import UsageError
+
+if TYPE_CHECKING:
+    import submitit
+
+    from srmri_model.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What to ask the cluster for.
+
+    Parameters
+    ----------
+    engine : {"slurm", "local"}
+        submitit's executor; ``local`` goes the same way on this machine, to try it.
+    partition : str, optional
+        SLURM partition; the cluster's default otherwise.
+    minutes : int
+        Time limit; a run that is stopped by it is queued again and goes on.
+    memory_gb : float
+        Memory of a node.
+    processors : int
+        Processors of a process.
+    nodes, processes, gpus : int
+        Nodes, and processes and GPUs on each.
+    extra : mapping of str to str
+        Further sbatch options, such as ``account`` or ``qos``.
+    """
+
+    engine: str = "slurm"
+    partition: str | None = None
+    minutes: int = 720
+    memory_gb: float = 32.0
+    processors: int = 4
+    nodes: int = 1
+    processes: int = 1
+    gpus: int = 0
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return them as submitit calls them.
+
+        Returns
+        -------
+        dict
+            Arguments of ``AutoExecutor.update_parameters``.
+        """
+        parameters: dict[str, Any] = {
+            "name": "srmri-train",
+            "timeout_min": self.minutes,
+            "mem_gb": self.memory_gb,
+            "cpus_per_task": self.processors,
+            "nodes": self.nodes,
+            "tasks_per_node": self.processes,
+            "gpus_per_node": self.gpus,
+            "slurm_additional_parameters": dict(self.extra),
+        }
+        if self.partition is not None:
+            parameters["slurm_partition"] = self.partition
+        return parameters
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What every process of the job does: train, going on where an earlier one stopped.
+
+    Parameters
+    ----------
+    data : tuple of str
+        Training data.
+    out : Path
+        Folder of the run, visible from the nodes.
+    config : TrainConfig
+        How to train.
+    split, init : Path, optional
+        As for `srmri_model.train.run_training`.
+    """
+
+    data: tuple[str, ...]
+    out: Path
+    config: TrainConfig
+    split: Path | None = None
+    init: Path | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        """Join the job's other processes and train.
+
+        Returns
+        -------
+        dict
+            The summary, in the main process.
+        """
+        import submitit
+
+        from srmri_model.train import run_training
+
+        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        return run_training(
+            self.data, self.out, self.config, split=self.split, init=self.init, resume=True,
+            command=["srmri", "train", "--engine", "slurm"], warn=print,
+        )  # fmt: skip
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """Say how to go on after a preemption or at the time limit.
+
+        Returns
+        -------
+        DelayedSubmission
+            The same job, which resumes.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def submit_training(
+    options: JobOptions,
+    *,
+    data: Sequence[str],
+    out: Path,
+    config: TrainConfig,
+    split: Path | None = None,
+    init: Path | None = None,
+) -> tuple[str, str]:
+    """Submit a training run.
+
+    Parameters
+    ----------
+    options : JobOptions
+        What to ask for.
+    data : sequence of str
+        Training data.
+    out : Path
+        Folder of the run, visible from the nodes; the job's files go to ``jobs`` in it.
+    config : TrainConfig
+        How to train.
+    split, init : Path, optional
+        As for `srmri_model.train.run_training`.
+
+    Returns
+    -------
+    job_id, log : str
+        Number of the job, and where its output goes.
+
+    Raises
+    ------
+    UsageError
+        If submitit or SLURM is missing, or refuses the options.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise UsageError(
+            f"jobs need a package that is missing ({error.name})",
+            hint="pip install 'srmri[slurm]', or leave out --engine",
+        ) from error
+    out = Path(out).absolute()
+    here = [str(Path(d).absolute()) if Path(d).exists() else d for d in data]
+    job = TrainingJob(
+        tuple(here),
+        out,
+        config,
+        split and Path(split).absolute(),
+        init and Path(init).absolute(),
+    )
+    try:
+        executor = submitit.AutoExecutor(folder=out / "jobs" / "%j", cluster=options.engine)
+        executor.update_parameters(**options.parameters())
+        submitted = executor.submit(job)
+    except (RuntimeError, ValueError, NameError, submitit.core.utils.FailedJobError) as error:
+        raise UsageError(
+            f"the job could not be submitted: {error}",
+            hint="is SLURM installed here (sinfo), and are partition and limits allowed?",
+        ) from error
+    return str(submitted.job_id), str(submitted.paths.stderr)

@@ -1,0 +1,211 @@
+"""Which slices, crops, flips and noise a step sees: functions of the step's number alone.
+
+Nothing here remembers anything, so a run can go on anywhere, and the samples of
+a step are the same however many processes share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, int]
+
+_GOLDEN = 0.6180339887498949
+
+
+def _generator(seed: int, *counter: int) -> np.random.Generator:
+    """Return a generator that depends on its arguments only."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, *counter))))
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """The order of slices, in batches of one image size.
+
+    An epoch shuffles the slices of each size, cuts them into batches (the last
+    is filled up from the front) and shuffles the batches.
+
+    Parameters
+    ----------
+    shapes : tuple of (int, int)
+        Size of the image every slice gives.
+    batch : int
+        Slices per step, over all processes.
+    seed : int
+        Seed of the run.
+    """
+
+    shapes: tuple[Shape, ...]
+    batch: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every slice is seen."""
+        return sum(-(-self.shapes.count(shape) // self.batch) for shape in set(self.shapes))
+
+    def slices(self, step: int) -> NDArray[np.int64]:
+        """Return the slices of a step.
+
+        Parameters
+        ----------
+        step : int
+            From 0.
+
+        Returns
+        -------
+        (batch,) ndarray of int
+            Indices of slices, all of one image size.
+        """
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return np.array(_epoch(self, epoch)[place])
+
+
+@lru_cache(maxsize=4)
+def _epoch(order: BatchOrder, epoch: int) -> NDArray[np.int64]:
+    """Return the batches of an epoch, (steps, batch)."""
+    random = _generator(order.seed, 0, epoch)
+    groups: dict[Shape, list[int]] = {}
+    for index, shape in enumerate(order.shapes):
+        groups.setdefault(shape, []).append(index)
+    batches = []
+    for shape in sorted(groups):
+        members = random.permutation(groups[shape])
+        count = -(-len(members) // order.batch)
+        batches.append(np.resize(members, (count, order.batch)))
+    return random.permutation(np.concatenate(batches))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is random about one training image.
+
+    Parameters
+    ----------
+    image : (row, col) ndarray
+        The clean image, float32.
+    noise : (row, col) ndarray
+        Standard normal, float32.
+    level : float
+        In [0, 1); the noise level's place in its distribution.
+    """
+
+    image: NDArray[np.float32]
+    noise: NDArray[np.float32]
+    level: float
+
+
+def draw(image: NDArray[np.float32], number: int, *, seed: int, patch: int, may_flip: bool) -> Draw:
+    """Crop and flip a slice, and draw its noise.
+
+    Parameters
+    ----------
+    image : (row, col) ndarray
+        The slice.
+    number : int
+        How many images came before in the run, over all processes.
+    seed : int
+        Seed of the run.
+    patch : int
+        Edge of the crop, which has some foreground near its middle; 0 for whole slices.
+    may_flip : bool
+        Whether left and right may be swapped: columns run along R/L.
+
+    Returns
+    -------
+    Draw
+        The image and its noise. Levels of successive numbers are spread evenly
+        (a golden-ratio sequence), which quietens the gradient without a bias.
+    """
+    random = _generator(seed, 1, number)
+    flip, where = random.random(2)
+    if patch:
+        image = _crop(image, patch, where, random)
+    if may_flip and flip < 0.5:
+        image = image[:, ::-1]
+    noise = random.standard_normal(image.shape, dtype=np.float32)
+    start = float(_generator(seed, 2).random())
+    return Draw(np.ascontiguousarray(image), noise, (start + number * _GOLDEN) % 1.0)
+
+
+def _crop(
+    image: NDArray[np.float32], patch: int, where: float, random: np.random.Generator
+) -> NDArray[np.float32]:
+    """Cut a patch that is centred, up to a quarter of its edge, on a pixel of the foreground."""
+    inside = np.flatnonzero(image > 0)
+    centre = inside[int(where * inside.size)] if inside.size else int(where * image.size)
+    index = []
+    for size, middle in zip(image.shape, divmod(int(centre), image.shape[1]), strict=True):
+        edge = min(patch, size)
+        shift = round((random.random() - 0.5) * edge / 2)
+        start = min(max(middle - edge // 2 + shift, 0), size - edge)
+        index.append(slice(start, start + edge))
+    return image[tuple(index)]
+
+
+def share(total: int, *, rank: int, world: int, accumulate: int) -> list[NDArray[np.int64]]:
+    """Divide a step's places among processes and accumulated parts.
+
+    Parameters
+    ----------
+    total : int
+        Images in the step, a multiple of ``world * accumulate``.
+    rank, world : int
+        Which process, of how many.
+    accumulate : int
+        Parts that each process works through one after another.
+
+    Returns
+    -------
+    list of ndarray of int
+        Places 0…total-1 of each part.
+
+    Examples
+    --------
+    >>> [part.tolist() for part in share(8, rank=1, world=2, accumulate=2)]
+    [[1, 3], [5, 7]]
+    """
+    return np.split(np.arange(rank, total, world), accumulate)
+
+
+def shapes_of(sizes: Sequence[Shape], patch: int) -> tuple[Shape, ...]:
+    """Return the size of the image that each slice gives.
+
+    Parameters
+    ----------
+    sizes : sequence of (int, int)
+        Sizes of the slices.
+    patch : int
+        Edge of the crops; 0 for whole slices.
+
+    Returns
+    -------
+    tuple of (int, int)
+        Sizes after cropping.
+    """
+    if not patch:
+        return tuple(sizes)
+    return tuple((min(rows, patch), min(cols, patch)) for rows, cols in sizes)
+
+
+def standard_normal(shape: tuple[int, ...], number: int) -> NDArray[np.float32]:
+    """Return noise that is the same whenever it is asked for.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the noise.
+    number : int
+        Which noise.
+
+    Returns
+    -------
+    ndarray
+        float32, standard normal.
+    """
+    return _generator(0, 3, number).standard_normal(shape, dtype=np.float32)

@@ -1,0 +1,29 @@
+"""A phantom to train on, and settings with which a step takes milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small animals as NIfTI; session-wide, so tests must not change them."""
+    from srmri_data.phantom import mouse_brain
+
+    folder = tmp_path_factory.mktemp("phantoms")
+    for animal in range(3):
+        brain = mouse_brain((32, 45, 24), 0.4, animal=animal, noise=0.02)
+        image = nib.Nifti1Image(brain.data, brain.affine)
+        nib.save(image, folder / f"sub-p{animal}_T2starw.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the tiny preset so small that a step takes milliseconds."""
+    import train_runs
+
+    train_runs.shrink(monkeypatch.setattr, monkeypatch.setitem)

@@ -204,6 +204,18 @@ def test_hr_only_subjects_are_trained_on(runs, tmp_path):
     assert counts["train"] == 2 * counts["test"]
 
 
+def test_more_hr_of_a_tested_subject_is_not_trained_on(runs, tmp_path):
+    splits = plan(*runs).splits
+    (tested,) = (name for name in SUBJECTS if splits[NAMES.subject(name)] == "test")
+    extra = study(tmp_path / "again", tested, 11) / "1"
+    found = plan(*runs, hr_only=(extra,))
+    assert found.splits == splits
+    sessions = {v.session for v in found.volumes if v.subject == NAMES.subject(tested)}
+    assert sessions == {"01", "02"}
+    before, after = (p.describe()["rows"]["slices_hr"] for p in (plan(*runs), found))
+    assert after == before | {"test": 2 * before["test"]}
+
+
 def test_given_splits_are_kept(runs, tmp_path):
     wanted = {"train": ["ada"], "test": ["bea"], "validation": []}
     (tmp_path / "mine.json").write_text(json.dumps(wanted))

@@ -275,7 +275,7 @@ class _Hub:
                 raise HubMovedError(
                     f"somebody else changed {branch} of {self.config.repo} meanwhile",
                     "Nothing of theirs was touched and nothing was published. Find out who; "
-                    "then the same command goes on from where it stopped.",
+                    "then `srmri push` of the same folder goes on.",
                 )
             done = self.api.create_commit(
                 **self.where,
@@ -318,7 +318,7 @@ class _Hub:
         if wrong:
             raise HubMovedError(
                 f"{self.config.repo} at {commit[:10]} is not what was sent: {'; '.join(wrong[:3])}",
-                "Nothing was published. Run the same command again.",
+                "Nothing was published. Push the same folder again.",
             )
         for done, file in enumerate(files):
             self.progress("reading back", done, len(files))
@@ -468,7 +468,7 @@ def _explain(error: Exception, what: str, config: PushConfig) -> _Failure | None
     status = 0 if response is None else response.status_code
     said = " ".join(str(error).split()) or type(error).__name__
     message = f"{what} failed: {said}"
-    again = "Nothing was lost: run the same command again, and it sends what is missing."
+    again = "Nothing was lost: `srmri push` of the same folder sends what is missing."
     if any(isinstance(e, OfflineModeIsEnabled) for e in chain):
         return _Failure(HubError, f"{what} failed: HF_HUB_OFFLINE is set", "Unset it to publish.")
     if "xet" in said:

@@ -508,7 +508,7 @@ def test_a_long_outage_ends_with_what_to_do(hub: LocalHub, staged: Path) -> None
     with hub.broken(outage), pytest.raises(HubError) as caught:
         do_push(staged, config_for(hub))
     assert outage.hits == 6
-    assert "run the same command again" in caught.value.hint
+    assert "`srmri push` of the same folder" in caught.value.hint
     resumed(hub, staged, config_for(hub))
 
 

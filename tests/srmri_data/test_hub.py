@@ -117,7 +117,7 @@ def test_a_push_ends_with_the_staged_bytes_private_and_tagged(hub: LocalHub, sta
     assert repo.private
     assert hub.exposures == []
     assert set(repo.refs) == {"refs/heads/main", "refs/tags/v1.0.0"}
-    assert report.rows["pairs"] == {"train": 5, "test": 2}
+    assert report.rows == {"pairs": {"train": 5, "test": 2}, "slices_hr": {"train": 4}}
     assert (report.sent, report.kept, report.private) == (10, 0, True)
     assert hub.misdirected == []
 
@@ -322,6 +322,17 @@ def test_a_folder_without_a_card_or_that_can_not_be_loaded_is_refused(
         do_push(folder, config_for(hub))
     (folder / "README.md").unlink()
     with pytest.raises(MissingInputError, match=r"README.md: no such file"):
+        do_push(folder, config_for(hub))
+    assert hub.log == []
+
+
+def test_configurations_without_a_default_are_refused(hub: LocalHub, tmp_path: Path) -> None:
+    """`load_dataset(NAME)` would fail for every reader."""
+    folder = write_staged(tmp_path / "d")
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card.replace("  default: true\n", ""))
+    seal(folder)
+    with pytest.raises(InputError, match="can not load it"):
         do_push(folder, config_for(hub))
     assert hub.log == []
 

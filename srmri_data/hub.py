@@ -266,11 +266,10 @@ class _Hub:
 
         def attempt() -> str:
             head = self.refs()[0].get(branch)
+            if head is None:
+                raise _StaleAnswerError(f"somebody else removed {branch}, or it is not shown yet")
             if head != parent:
-                if (
-                    head
-                    and mark in self.api.list_repo_commits(**self.where, revision=head)[0].message
-                ):
+                if mark in self.last_message(head).splitlines():
                     return head
                 raise HubMovedError(
                     f"somebody else changed {branch} of {self.config.repo} meanwhile",
@@ -495,7 +494,9 @@ def _explain(error: Exception, what: str, config: PushConfig) -> _Failure | None
     if status == 412 or any(isinstance(e, RevisionNotFoundError) for e in chain):
         refused = "If nobody else is at it, the token may only open pull requests: it has to write."
         return _Failure(HubMovedError, message, refused, retry=True)
-    if any(isinstance(e, (_StaleAnswerError, RepositoryNotFoundError)) for e in chain):
+    if any(isinstance(e, _StaleAnswerError) for e in chain):
+        return _Failure(HubMovedError, message, again, retry=True)
+    if any(isinstance(e, RepositoryNotFoundError) for e in chain):
         return _Failure(HubError, message, again, retry=True)
     uploading = any("Error while uploading" in str(e) for e in chain)
     # Storage answers 400 to bytes that were damaged or too slow on the way.

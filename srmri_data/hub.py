@@ -266,16 +266,15 @@ class _Hub:
 
         def attempt() -> str:
             head = self.refs()[0].get(branch)
+            if head is None:
+                raise _StaleAnswerError(f"somebody else removed {branch}, or it is not shown yet")
             if head != parent:
-                if (
-                    head
-                    and mark in self.api.list_repo_commits(**self.where, revision=head)[0].message
-                ):
+                if mark in self.last_message(head).splitlines():
                     return head
                 raise HubMovedError(
                     f"somebody else changed {branch} of {self.config.repo} meanwhile",
                     "Nothing of theirs was touched and nothing was published. Find out who; "
-                    "then the same command goes on from where it stopped.",
+                    "then `srmri push` of the same folder goes on.",
                 )
             done = self.api.create_commit(
                 **self.where,
@@ -318,7 +317,7 @@ class _Hub:
         if wrong:
             raise HubMovedError(
                 f"{self.config.repo} at {commit[:10]} is not what was sent: {'; '.join(wrong[:3])}",
-                "Nothing was published. Run the same command again.",
+                "Nothing was published. Push the same folder again.",
             )
         for done, file in enumerate(files):
             self.progress("reading back", done, len(files))
@@ -468,7 +467,7 @@ def _explain(error: Exception, what: str, config: PushConfig) -> _Failure | None
     status = 0 if response is None else response.status_code
     said = " ".join(str(error).split()) or type(error).__name__
     message = f"{what} failed: {said}"
-    again = "Nothing was lost: run the same command again, and it sends what is missing."
+    again = "Nothing was lost: `srmri push` of the same folder sends what is missing."
     if any(isinstance(e, OfflineModeIsEnabled) for e in chain):
         return _Failure(HubError, f"{what} failed: HF_HUB_OFFLINE is set", "Unset it to publish.")
     if "xet" in said:
@@ -495,7 +494,9 @@ def _explain(error: Exception, what: str, config: PushConfig) -> _Failure | None
     if status == 412 or any(isinstance(e, RevisionNotFoundError) for e in chain):
         refused = "If nobody else is at it, the token may only open pull requests: it has to write."
         return _Failure(HubMovedError, message, refused, retry=True)
-    if any(isinstance(e, (_StaleAnswerError, RepositoryNotFoundError)) for e in chain):
+    if any(isinstance(e, _StaleAnswerError) for e in chain):
+        return _Failure(HubMovedError, message, again, retry=True)
+    if any(isinstance(e, RepositoryNotFoundError) for e in chain):
         return _Failure(HubError, message, again, retry=True)
     uploading = any("Error while uploading" in str(e) for e in chain)
     # Storage answers 400 to bytes that were damaged or too slow on the way.

@@ -248,21 +248,24 @@ def load_digests(
     Returns
     -------
     dict
-        By configuration (`""` is what loads without a name) and split: the number of rows, and
-        a SHA-256 of all their values in order, whatever the batches they come in.
+        By configuration and split: the number of rows, and a SHA-256 of all their values in
+        order, whatever the batches they come in. The default configuration is loaded without
+        its name, as most readers do.
     """
     import datasets
 
     # Where the hub can not be reached `datasets` takes what it finds in its cache, whatever the
     # revision; in a new one it finds nothing.
     cache = tempfile.TemporaryDirectory(prefix="srmri-")
-    configs = [str(c["config_name"]) for c in metadata.get("configs") or [] if "config_name" in c]
+    configs = metadata.get("configs") or []
+    named = {c["config_name"]: c["config_name"] for c in configs if not c.get("default")}
+    default = next((c["config_name"] for c in configs if c.get("default")), "default")
     digests: Digests = {}
     with cache:
-        for config in ["", *configs]:
+        for config, name in ({default: None} | named).items():
             loaded = datasets.load_dataset(
                 str(source),
-                config or None,
+                name,
                 revision=revision,
                 token=token,
                 streaming=True,
@@ -313,11 +316,11 @@ def rows_in_words(digests: Digests) -> str:
 
     Examples
     --------
-    >>> rows_in_words({"": {"train": (5, "…")}})
-    'default/train: 5 rows'
+    >>> rows_in_words({"pairs": {"train": (5, "…")}})
+    'pairs/train: 5 rows'
     """
     return ", ".join(
-        f"{config or 'default'}/{split}: {rows} rows"
+        f"{config}/{split}: {rows} rows"
         for config, splits in digests.items()
         for split, (rows, _) in splits.items()
     )

@@ -117,7 +117,7 @@ def test_a_push_ends_with_the_staged_bytes_private_and_tagged(hub: LocalHub, sta
     assert repo.private
     assert hub.exposures == []
     assert set(repo.refs) == {"refs/heads/main", "refs/tags/v1.0.0"}
-    assert report.rows["pairs"] == {"train": 5, "test": 2}
+    assert report.rows == {"pairs": {"train": 5, "test": 2}, "slices_hr": {"train": 4}}
     assert (report.sent, report.kept, report.private) == (10, 0, True)
     assert hub.misdirected == []
 
@@ -326,6 +326,17 @@ def test_a_folder_without_a_card_or_that_can_not_be_loaded_is_refused(
     assert hub.log == []
 
 
+def test_configurations_without_a_default_are_refused(hub: LocalHub, tmp_path: Path) -> None:
+    """`load_dataset(NAME)` would fail for every reader."""
+    folder = write_staged(tmp_path / "d")
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card.replace("  default: true\n", ""))
+    seal(folder)
+    with pytest.raises(InputError, match="can not load it"):
+        do_push(folder, config_for(hub))
+    assert hub.log == []
+
+
 def test_checksums_and_card_are_read_strictly(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="line 2"):
         parse_checksums("0" * 64 + "  a\nnonsense\n")
@@ -508,7 +519,7 @@ def test_a_long_outage_ends_with_what_to_do(hub: LocalHub, staged: Path) -> None
     with hub.broken(outage), pytest.raises(HubError) as caught:
         do_push(staged, config_for(hub))
     assert outage.hits == 6
-    assert "run the same command again" in caught.value.hint
+    assert "`srmri push` of the same folder" in caught.value.hint
     resumed(hub, staged, config_for(hub))
 
 
@@ -758,7 +769,7 @@ def test_of_two_at_once_one_stops_and_the_other_ends_well(
         second.append(do_push(staged, config_for(hub), nonce="second"))
 
     pause = Fault("commit", "call", nth=2, action=other)
-    with hub.broken(pause), pytest.raises(HubMovedError, match="somebody else changed"):
+    with hub.broken(pause), pytest.raises(HubMovedError, match="somebody else"):
         do_push(staged, config_for(hub), nonce="first")
     assert pause.hits == 1
     assert len(second) == 1

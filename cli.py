@@ -1684,6 +1684,48 @@ def demo(
     _print_summary(result["summary"], Path(result["run"]))
 
 
+@app.command(
+    "import-checkpoint",
+    epilog="Example: srmri import-checkpoint checkpoint_95.pth --out score-mri.safetensors --json",
+)
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of score_sde, score-MRI or MCG (.pth).")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors).")],
+    force: Force = False,
+    json_output: Json = False,
+) -> None:
+    """Bring in a public NCSN++ checkpoint; nothing in it is run.
+
+    The shape is recognised by names and sizes, the moving average is laid over the weights, and
+    every key is reported.
+    """
+    from srmri_model.public_checkpoints import run_import
+
+    report = run_import(file, out, force=force)
+    if json_output:
+        _print_json(report)
+    else:
+        _print_import(report)
+
+
+def _print_import(report: dict[str, Any]) -> None:
+    table = _table(("key in the file", "left"), ("weight here", "left"), ("values from", "left"))
+    for key in report["keys"]:
+        table.add_row(key["name"], key["target"] or "–", key["source"])
+    console = Console(highlight=False)
+    console.print(table)
+    counts, network = report["counts"], report["network"]
+    console.print(
+        f"{counts['ema']} from the moving average, {counts['model']} from the model, "
+        f"{counts['dropped']} dropped; not needed: {', '.join(report['ignored']) or 'nothing'}"
+    )
+    console.print(
+        f"NCSN++, nf {network['nf']}, levels {network['ch_mult']}, {network['blocks']} blocks, "
+        f"σ {network['sigma_min']:g} to {network['sigma_max']:g}"
+    )
+    console.print(f"written: {report['checkpoint']}", markup=False, soft_wrap=True)
+
+
 @app.command()
 def doctor(json_output: Json = False) -> None:
     """Check the installation: versions, LPIPS weights, processors, disk, a tiny round trip."""

@@ -10,8 +10,8 @@ from torch import Tensor
 Images: TypeAlias = Float32[Tensor, "batch channel row col"]
 """Images in [0, 1] by the per-volume map, noise at σ in the same units."""
 
-Features: TypeAlias = Float[Tensor, "batch channel row col"]
-"""Activations of a network, in its working precision."""
+Features: TypeAlias = Float[Tensor, "batch _channel _row _col"]
+"""Activations of a network, in its working precision; a layer may change their size."""
 
 Sigmas: TypeAlias = Float32[Tensor, " batch"]
 """Standard deviation of the noise of each image."""

@@ -445,3 +445,24 @@ def test_train_prints_one_document_and_what_it_would_cost(tmp_path, monkeypatch)
     assert "--resume" in again.stderr
     wrong = CliRunner().invoke(app, [*arguments, "--model", "srcnn"])
     assert wrong.exit_code == 2
+
+
+def test_import_checkpoint_reports_every_key(tmp_path):
+    from public_layout import write_public_checkpoint
+
+    from srmri_model.networks import NetworkConfig
+
+    config = NetworkConfig(nf=8, ch_mult=(1, 1), blocks=1, attention=(False, False))
+    source, out = tmp_path / "checkpoint.pth", tmp_path / "ours.safetensors"
+    write_public_checkpoint(source, config)
+    report = json.loads(srmri("import-checkpoint", source, "--out", out, "--json").stdout)
+    assert report["counts"]["dropped"] == report["counts"]["model"] == 1
+    assert len(report["keys"]) == sum(report["counts"].values())
+    assert out.is_file()
+    assert "exists" in srmri("import-checkpoint", source, "--out", out, code=3).stderr
+    text = srmri("import-checkpoint", source, "--out", out, "--force").stdout
+    assert "all_modules.3.weight" in text
+    assert "not needed: optimizer" in text
+    source.write_bytes(b"PK")
+    refused = srmri("import-checkpoint", source, "--out", out, "--force", code=3)
+    assert "not a zip archive" in refused.stderr

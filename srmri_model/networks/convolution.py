@@ -42,7 +42,7 @@ def conv3x3(images: Features, weight: Tensor, bias: Tensor) -> Features:
 def _conv3x3(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if len(images) == 1:
         return F.conv2d(images, weight, bias[0], padding=1)
-    return F.conv2d(images, weight, padding=1) + bias[:, :, None, None]
+    return F.conv2d(images, weight, padding=1).add_(bias[:, :, None, None])
 
 
 def _is_plain_cpu(images: Tensor) -> bool:

@@ -130,19 +130,19 @@ class ResidualBlock(nn.Module):
         return self._compute(x, embedding)
 
     def _compute(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self._resample(F.silu(self.norm_in(x)))
+        h = self._resample(_silu(self.norm_in(x)))
         h = conv3x3(h, self.conv_in.weight, _bias(self.conv_in) + self.embed(embedding))
-        h = F.silu(self.norm_out(h))
+        h = _silu(self.norm_out(h))
         bias = (_bias(self.conv_out) * self.rescale).expand(len(h), -1)
         h = conv3x3(h, self.conv_out.weight * self.rescale, bias)
         if self.shortcut is None:
-            return torch.add(h, x, alpha=self.rescale)
+            return h.add_(x, alpha=self.rescale)
         weight, bias = self.shortcut.weight * self.rescale, _bias(self.shortcut) * self.rescale
         if self.resample == "up":
             # Linear and per pixel, so it may go first, on a quarter of the pixels; its bias may
             # not, because the filter mixes it with the zeros outside.
-            return h + self._resample(conv1x1(x, weight, None)) + bias[:, None, None]
-        return h + conv1x1(self._resample(x), weight, bias)
+            return h.add_(self._resample(conv1x1(x, weight, None))).add_(bias[:, None, None])
+        return h.add_(conv1x1(self._resample(x), weight, bias))
 
     def _resample(self, x: Tensor) -> Tensor:
         if self.resample is None:
@@ -427,7 +427,7 @@ class NCSNpp(nn.Module):
         h = self.middle_out(h, embedding)
         for stage in self.up:
             h = stage(h, embedding, skips)
-        h = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), config.patch)
+        h = F.pixel_shuffle(self.conv_out(_silu(self.norm_out(h))), config.patch)
         output: Tensor = h / per_image if config.scale_by_sigma else h
         return output
 
@@ -544,6 +544,11 @@ def _group_norm(channels: int) -> nn.GroupNorm:
     # The public widths divide evenly; any other takes the next smaller number that does.
     groups = next(n for n in range(wanted, 0, -1) if channels % n == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def _silu(fresh: Tensor) -> Tensor:
+    """Activate values nobody else holds, in place where no gradient needs them."""
+    return F.silu(fresh, inplace=not torch.is_grad_enabled())
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:

@@ -8,7 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from srmri_model.networks import PRESETS, NCSNpp, forward_flops, parameter_count
+from srmri_model.networks import (
+    PRESETS,
+    NCSNpp,
+    NetworkConfig,
+    build_network,
+    forward_flops,
+    parameter_count,
+)
 from srmri_model.networks.resampling import (
     FIR,
     conv_fir_downsample,
@@ -74,3 +81,32 @@ def test_resampling_is_filtering_on_the_fine_grid(size, channels, layout):
 def test_resampling_has_the_right_gradient(function):
     x = torch.randn(1, 2, 4, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(function, (x,))
+
+
+def test_gradients_are_those_of_the_librarys_operations_in_double_precision():
+    """In float64 nothing of our own takes part, so this compares every shortcut at once."""
+    config = NetworkConfig(nf=8, ch_mult=(1, 2), blocks=1, attention=(False, True), patch=1)
+    single, double = build_network(config), build_network(config).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in single.parameters():
+            value.copy_(torch.randn(value.shape, generator=generator) * 0.2)
+    double.load_state_dict(single.state_dict())
+    x, sigma = torch.rand(2, 1, 8, 12, generator=generator), torch.tensor([0.1, 1.0])
+    for network, kind in ((single, torch.float32), (double, torch.float64)):
+        network(x.to(kind), sigma.to(kind)).square().sum().backward()
+    for one, other in zip(single.parameters(), double.parameters(), strict=True):
+        assert (one.grad - other.grad).abs().max() < 1e-3 * other.grad.abs().max()
+
+
+def test_no_gradient_no_difference():
+    """Without gradients values are changed in place; the result is the same."""
+    config = NetworkConfig(nf=8, ch_mult=(1, 2), blocks=1, attention=(False, False))
+    network = build_network(config)
+    torch.nn.init.normal_(network.conv_out.weight, std=0.1)
+    x, sigma = torch.rand(2, 1, 8, 12), torch.tensor([0.1, 1.0])
+    kept = x.clone()
+    expected = network(x, sigma)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, sigma), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(x, kept)

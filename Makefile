@@ -43,6 +43,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python -m benchmarks.review
 	$(BIN)/python -m benchmarks.store
+	$(BIN)/python -m benchmarks.export
 
 docs: $(READY)
 	$(BIN)/python docs/make_example.py

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -24,6 +24,8 @@ from typer.core import TyperGroup
 
 from srmri_data.choices import (
     Acquisition,
+    AnatomicalSuffix,
+    DateRule,
     Decay,
     Engine,
     Grid,
@@ -39,6 +41,7 @@ from srmri_data.choices import (
 from srmri_data.errors import ExitCode, SrmriError, UsageError
 
 if TYPE_CHECKING:
+    from srmri_data.export import ExportConfig
     from srmri_data.mapping import Problem
     from srmri_data.planning import PairingConfig, PairingPlan, ScanRequest, Selected
     from srmri_model.train import Status as TrainingStatus
@@ -415,7 +418,7 @@ def _with_options(**readers: Callable[..., Any]) -> Callable[..., Callable[..., 
 
     def parameters(function: Callable[..., Any]) -> list[Parameter]:
         # Only the annotations that become options have to exist at run time.
-        absent = {"PairingConfig": object, "FindScans": object}
+        absent = {"PairingConfig": object, "FindScans": object, "ExportConfig": object}
         hints = get_type_hints(function, localns=absent, include_extras=True)
         return [
             parameter.replace(annotation=hints[name])
@@ -1490,39 +1493,23 @@ def _print_estimate(found: dict[str, Any], *, json_output: bool) -> None:
     Console(highlight=False).print(table)
 
 
-@app.command(
-    "export-hf",
-    epilog="Examples: srmri export-hf pairing_reports/m01 --out dataset --dry-run · "
-    "srmri export-hf pairing_reports/* --out dataset --license CC-BY-4.0 "
-    "--species 'Mus musculus' --hr-only STUDY/8",
-)
-def export_hf(
-    runs: Annotated[
-        list[Path] | None, typer.Argument(help="Run folders written by srmri pair.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to create.")] = None,
-    hr_only: Annotated[
-        list[Path] | None,
-        typer.Option(help="HR scan of a subject without LR, for training only. Repeatable."),
-    ] = None,
+def _export_config(
     title: Annotated[
         str, typer.Option(help="Name of the dataset.")
     ] = "Scanner-acquired LR-HR MRI pairs",
     license_id: Annotated[
         str | None, typer.Option("--license", metavar="SPDX", help="For instance CC-BY-4.0.")
     ] = None,
-    species: Annotated[str | None, typer.Option(help="For instance 'Mus musculus'.")] = None,
-    human_statement: Annotated[
-        str | None,
-        typer.Option(help="Human data only: consent and what was done to faces, for the card."),
+    hr_only: Annotated[
+        list[Path] | None,
+        typer.Option(help="HR scan of a subject without LR, for training only. Repeatable."),
     ] = None,
     include_queued: Annotated[
         bool, typer.Option("--include-queued", help="Let undecided pairs leave, too.")
     ] = False,
-    preview: Annotated[bool, typer.Option("--preview", help="Add 8-bit previews.")] = False,
-    dataset_version: Annotated[
-        str, typer.Option(help="Version the card speaks of, X.Y.Z.")
-    ] = "1.0.0",
+    sources: Annotated[
+        Path | None, typer.Option(help="Folder that holds the scans now, when they have moved.")
+    ] = None,
     splits: Annotated[
         Path | None,
         typer.Option(help="Keep to these splits: splits.json of an earlier version, or your own."),
@@ -1533,19 +1520,76 @@ def export_hf(
     trim: Annotated[
         str, typer.Option(help="Likewise: slices to leave out at each end, or a length.")
     ] = "15",
-    sources: Annotated[
-        Path | None, typer.Option(help="Folder that holds the scans now, when they have moved.")
+    species: Annotated[
+        str | None,
+        typer.Option(help="For instance 'Mus musculus'.", rich_help_panel="De-identification"),
     ] = None,
+    human_statement: Annotated[
+        str | None,
+        typer.Option(
+            help="Human data only: consent and what was done to faces, for the card.",
+            rich_help_panel="De-identification",
+        ),
+    ] = None,
+    dates: Annotated[
+        DateRule,
+        typer.Option(
+            help="Drop the dates of scans, or shift them far back by a secret number of days.",
+            rich_help_panel="De-identification",
+        ),
+    ] = "drop",
     key: Annotated[
         Path | None,
         typer.Option(
             envvar="SRMRI_PSEUDONYM_KEY",
             help="Secret of the pseudonyms; made at first use in your settings folder.",
+            rich_help_panel="De-identification",
         ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show every file and field; write nothing.")
-    ] = False,
+) -> ExportConfig:
+    """Read the options that decide what leaves the laboratory, and how."""
+    from srmri_data.export import ExportConfig
+    from srmri_data.slices import Trim
+
+    return ExportConfig(
+        title=title,
+        license=license_id,
+        species=species,
+        human_statement=human_statement,
+        include_queued=include_queued,
+        hr_only=tuple(hr_only or ()),
+        plane=plane,
+        trim=Trim.parse(trim),
+        sources=sources,
+        splits=splits,
+        key=key,
+        dates=dates,
+    )
+
+
+Runs = Annotated[list[Path] | None, typer.Argument(help="Run folders written by srmri pair.")]
+ExportDryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show every file and field; write nothing.")
+]
+
+
+@app.command(
+    "export-hf",
+    epilog="Examples: srmri export-hf pairing_reports/m01 --out dataset --dry-run · "
+    "srmri export-hf pairing_reports/* --out dataset --license CC-BY-4.0 "
+    "--species 'Mus musculus' --hr-only STUDY/8",
+)
+@_with_options(config=_export_config)
+def export_hf(
+    *,
+    runs: Runs = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to create.")] = None,
+    config: ExportConfig,
+    preview: Annotated[bool, typer.Option("--preview", help="Add 8-bit previews.")] = False,
+    dataset_version: Annotated[
+        str, typer.Option(help="Version the card speaks of, X.Y.Z.")
+    ] = "1.0.0",
+    dry_run: ExportDryRun = False,
     force: Force = False,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -1556,36 +1600,71 @@ def export_hf(
     checksums and a dataset card. Only accepted and decided pairs leave. What identifies is looked
     for in the bytes that were written, and nothing is left behind if any is found.
     """
-    from srmri_data.export import ExportConfig, plan_export, write_export
-    from srmri_data.slices import Trim
+    from srmri_data.export import plan_export, write_export
 
-    config = ExportConfig(
-        title=title,
-        license=license_id,
-        species=species,
-        human_statement=human_statement,
-        include_queued=include_queued,
-        preview=preview,
-        version=dataset_version,
-        hr_only=tuple(hr_only or ()),
-        plane=plane,
-        trim=Trim.parse(trim),
-        sources=sources,
-        splits=splits,
-        key=key,
-    )
-    if out is None and not dry_run:
-        raise UsageError("--out is missing", hint="say where the dataset shall be, or --dry-run")
-    plan = plan_export(runs or (), config=config)
+    plan = plan_export(runs or (), config=replace(config, preview=preview, version=dataset_version))
     described = plan.describe()
-    if out is not None and not dry_run:
+    if not dry_run:
         with _progress(quiet) as progress:
-            staged = write_export(plan, out, force=force, progress=progress)
+            staged = write_export(plan, _needed(out), force=force, progress=progress)
         described |= {"out": str(staged.path), "tree_sha256": staged.tree_sha256}
     if json_output:
         _print_json(described)
     else:
         _print_export(described)
+
+
+def _needed(out: Path | None) -> Path:
+    if out is None:
+        raise UsageError("--out is missing", hint="say where it shall be, or --dry-run")
+    return out
+
+
+@app.command(
+    "export-bids",
+    epilog="Example: srmri export-bids pairing_reports/* --out bids --species 'Mus musculus'",
+)
+@_with_options(config=_export_config)
+def export_bids(
+    *,
+    runs: Runs = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to create.")] = None,
+    config: ExportConfig,
+    suffix: Annotated[
+        AnatomicalSuffix | None,
+        typer.Option(help="Contrast of the scans, where the sequence does not tell it."),
+    ] = None,
+    dry_run: ExportDryRun = False,
+    force: Force = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a BIDS dataset of runs: de-identified scans with sidecars, pairs as derivatives.
+
+    The same names, splits and checks as srmri export-hf.
+    """
+    from srmri_data.bids import bids_names, write_bids
+    from srmri_data.export import plan_export
+
+    plan = plan_export(runs or (), config=config)
+    if dry_run:
+        result: dict[str, Any] = {
+            "scans": sorted(bids_names(plan, suffix=suffix).values()),
+            "warnings": list(plan.warnings),
+        }
+    else:
+        with _progress(quiet) as progress:
+            result = write_bids(plan, _needed(out), suffix=suffix, force=force, progress=progress)
+        result["warnings"] = list(plan.warnings)
+    if json_output:
+        _print_json(result)
+        return
+    for text in result["warnings"]:
+        typer.echo(f"warning: {text}", err=True)
+    if dry_run:
+        typer.echo("\n".join(f"would write: {name}.nii.gz" for name in result["scans"]))
+    else:
+        typer.echo(f"{result['subjects']} subjects, {result['scans']} scans: {result['out']}")
 
 
 def _print_export(described: dict[str, Any]) -> None:

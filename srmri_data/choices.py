@@ -62,3 +62,9 @@ Precision: TypeAlias = Literal["float32", "bf16"]
 
 Decay: TypeAlias = Literal["none", "cosine"]
 """What the learning rate does after its warm-up: stay, or fall to zero over the run."""
+
+DateRule: TypeAlias = Literal["drop", "shift"]
+"""What becomes of the dates of scans that are published."""
+
+AnatomicalSuffix: TypeAlias = Literal["T2starw", "T2w", "T1w", "PDw"]
+"""Contrast of an anatomical scan, as BIDS calls it."""

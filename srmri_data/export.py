@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srmri_data import ingest
-from srmri_data.choices import Plane
+from srmri_data.choices import DateRule, Plane
 from srmri_data.dataset_card import card, croissant
 from srmri_data.dataset_schema import (
     LAYOUT_VERSION,
@@ -31,7 +31,7 @@ from srmri_data.dataset_schema import (
     columns_of,
     image_columns,
 )
-from srmri_data.deid import Pseudonyms, public_fields
+from srmri_data.deid import Pseudonyms, acquisition_date, public_fields
 from srmri_data.deid.pseudonyms import default_key_path
 from srmri_data.deid.scan import scan_phi
 from srmri_data.deid.words import telling
@@ -43,14 +43,21 @@ from srmri_data.errors import (
     UsageError,
 )
 from srmri_data.formats.archive import split_archive
-from srmri_data.formats.nifti_writer import write_nifti
+from srmri_data.formats.nifti_writer import write_volume
 from srmri_data.ingest import ScanRecord
 from srmri_data.pairing import plan_of_run, versions
 from srmri_data.pixels import SixteenBit
 from srmri_data.planning import PairingPlan
 from srmri_data.png import encode_grey
 from srmri_data.review_merge import merge_verdicts
-from srmri_data.run_folder import REVIEW_DATABASE, Run, open_run, read_certificate, read_pairs
+from srmri_data.run_folder import (
+    REVIEW_DATABASE,
+    Run,
+    open_run,
+    read_aligned,
+    read_certificate,
+    read_pairs,
+)
 from srmri_data.safe_io import atomic_folder, read_bounded, sha256_file, write_json, write_text
 from srmri_data.slices import (
     IntensityMap,
@@ -63,7 +70,6 @@ from srmri_data.slices import (
 )
 from srmri_data.splits import assign_splits, read_splits
 from srmri_data.store import ReviewStore
-from srmri_data.volumes import Volume
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,6 +134,9 @@ class ExportConfig:
         ``splits.json`` to keep to, with pseudonyms or the names the scanner knows.
     key : Path, optional
         Secret of the pseudonyms; `default_key_path` otherwise.
+    dates : {"drop", "shift"}
+        Leave out when a scan was made, or say it moved into the past by a secret number of days,
+        the same for all scans of a subject.
     """
 
     title: str = "Scanner-acquired LR-HR MRI pairs"
@@ -144,6 +153,7 @@ class ExportConfig:
     sources: Path | None = None
     splits: Path | None = None
     key: Path | None = None
+    dates: DateRule = "drop"
 
     def __post_init__(self) -> None:
         """Refuse what the card could not say."""
@@ -476,7 +486,7 @@ class _Scan:
     @property
     def order(self) -> tuple[str, str]:
         """Sessions follow each other in time, where the header knows it."""
-        return str(self.record.readable().provenance.value("acquired_at", "")), self.content
+        return str(acquisition_date(self.record.readable().provenance.fields)), self.content
 
 
 @dataclass(frozen=True, eq=False)
@@ -700,12 +710,20 @@ def _volumes(
                     role=label[:2],
                     record=part.record,
                     selection=part.selection,
-                    facts=public_fields(part.record.readable().provenance.fields),
+                    facts=_facts(part, pseudonyms, config),
                     source=pseudonyms.digest("scan", part.content),
                     intensity=part.intensity,
                     stacks=stacks[part.content] if label == "hr" else {},
                 )
     return volumes
+
+
+def _facts(scan: _Scan, pseudonyms: Pseudonyms, config: ExportConfig) -> dict[str, Any]:
+    fields = scan.record.readable().provenance.fields
+    facts, day = public_fields(fields), acquisition_date(fields)
+    if config.dates == "shift" and day is not None:
+        facts["shifted_date"] = pseudonyms.shifted(day, min(scan.names)).isoformat()
+    return facts
 
 
 def _stack(frame: StackFrame, trim: Trim) -> tuple[StackFrame, Window]:
@@ -860,7 +878,7 @@ def write_export(
         if missing:
             raise AssertionError(f"plan and folder differ: {sorted(missing)}")
         step("looking for what identifies", 0, 1)
-        _refuse_identifiers(plan, folder)
+        refuse_identifiers(plan, folder)
         step("looking for what identifies", 1, 1)
     return StagedDataset.open(out)
 
@@ -876,8 +894,21 @@ def _checksums(folder: Path, step: Progress) -> dict[str, str]:
     return checksums
 
 
-def _refuse_identifiers(plan: ExportPlan, folder: Path) -> None:
-    """Look into the very bytes that would leave."""
+def refuse_identifiers(plan: ExportPlan, folder: Path) -> None:
+    """Look into the very bytes that would leave.
+
+    Parameters
+    ----------
+    plan : ExportPlan
+        Whose names are looked for.
+    folder : Path
+        What was written.
+
+    Raises
+    ------
+    PrivacyError
+        If something that identifies is found, or a text that nobody vouches for.
+    """
     # A subject that is called as a word of the card would be found in every card.
     said = card({**plan.describe(), "title": "", "species": None, "human_statement": None}).lower()
     known = [name for name in telling(plan.identifiers) if name.lower() not in said]
@@ -999,7 +1030,7 @@ def _write_volume(
     found = SixteenBit.of(volume)
     intensity = planned.intensity or intensity_map(volume.scaled().data)
     if planned.id not in facts:
-        _save(folder / planned.path, volume)
+        write_volume(folder / planned.path, volume)
         digest = _voxels_sha256(found)
         owner = voxels.setdefault(digest, planned.subject)
         if owner != planned.subject:
@@ -1020,22 +1051,6 @@ def _write_volume(
             "pixels_sha256": digest,
         }
     return found, intensity
-
-
-def _save(path: Path, volume: Volume) -> None:
-    """Write the stored numbers where one slope serves all of them, else scanner units."""
-    slope, intercept = volume.slope, volume.intercept
-    varies = any(x is not None and (x != x.flat[0]).any() for x in (slope, intercept))
-    if varies or volume.data.dtype.kind not in "iu":
-        write_nifti(path, volume.scaled().data, volume.affine)
-        return
-    write_nifti(
-        path,
-        volume.data,
-        volume.affine,
-        slope=None if slope is None else float(slope.flat[0]),
-        intercept=None if intercept is None else float(intercept.flat[0]),
-    )
 
 
 def _voxels_sha256(found: SixteenBit) -> str:
@@ -1084,11 +1099,10 @@ def _pair_rows(
     high_map: IntensityMap,
     plan: ExportPlan,
 ) -> Iterator[Callable[[], dict[str, Any]]]:
-    aligned = _aligned(run.run.path / "hr_aligned.nii.gz")
-    mask = _aligned(run.run.path / "hr_aligned_mask.nii.gz")
+    aligned, mask = (SixteenBit.of(volume) for volume in read_aligned(run.run.path))
     stem = folder / "volumes" / run.low.subject
-    _save(stem / f"{run.id}_aligned.nii.gz", aligned.volume)
-    _save(stem / f"{run.id}_mask.nii.gz", mask.volume)
+    write_volume(stem / f"{run.id}_aligned.nii.gz", aligned.volume)
+    write_volume(stem / f"{run.id}_mask.nii.gz", mask.volume)
     comparison = run.plan
     low_slices = comparison.low_frame.view(low.volume.data)
     high_slices = comparison.high_frame.view(high.volume.data)
@@ -1147,11 +1161,6 @@ def _pair_rows(
 
     for number in run.chosen:
         yield lambda number=number: row(number)  # type: ignore[misc]
-
-
-def _aligned(path: Path) -> SixteenBit:
-    record, selection = ingest.select(ingest.discover(path))
-    return SixteenBit.of(ingest.load(record, frame=selection, dtype="stored"))
 
 
 def _plain(value: Any) -> Any:

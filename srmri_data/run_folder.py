@@ -20,7 +20,9 @@ from srmri_data.errors import (
     MissingInputError,
     UsageError,
 )
+from srmri_data.formats import read_volume
 from srmri_data.safe_io import atomic_folder, atomic_path, read_json, sha256_file
+from srmri_data.volumes import Volume
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -286,6 +288,31 @@ def read_votes(run: Path) -> pd.DataFrame:
         If it is damaged or a column is missing.
     """
     return _read_table(run / "votes.parquet", VOTES_DTYPES)
+
+
+def read_aligned(run: Path) -> tuple[Volume, Volume]:
+    """Return HR on LR's planes, and where it was measured.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+
+    Returns
+    -------
+    aligned, mask : Volume
+        Stored numbers, axes (col, row, slice), one slice per row of ``pairs``.
+
+    Raises
+    ------
+    MissingInputError, FormatError
+        If one of them is not there or damaged.
+    """
+    aligned, mask = (
+        read_volume(run / f"{name}.nii.gz", dtype="stored")
+        for name in ("hr_aligned", "hr_aligned_mask")
+    )
+    return aligned, mask
 
 
 def read_certificate(run: Path) -> dict[str, Any] | None:

@@ -7,8 +7,10 @@ does not expect: free text can hold a name wherever it stands.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
 from srmri_data.volumes import Sourced
@@ -120,4 +122,40 @@ def public_fields(fields: Mapping[str, Sourced]) -> dict[str, Any]:
         for name, public in FIELDS.items()
         if name in fields
     }
+    nucleus = fields.get("nucleus")
+    if nucleus is None or "1H" not in str(nucleus.value):
+        # The field follows from the frequency for protons only.
+        found.pop("field_strength_t", None)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def acquisition_date(fields: Mapping[str, Sourced]) -> date | None:
+    """Return the day of a scan, which is never published as it is.
+
+    Parameters
+    ----------
+    fields : mapping of str to Sourced
+        `Provenance.fields` of a scan.
+
+    Returns
+    -------
+    date or None
+        None where the header does not say.
+
+    Examples
+    --------
+    >>> acquisition_date({"acquired_at": Sourced("12:01:02  5 Jan 2024", "visu_pars:VisuAcqDate")})
+    datetime.date(2024, 1, 5)
+    """
+    text = str(fields["acquired_at"].value) if "acquired_at" in fields else ""
+    for pattern, form in (
+        (r"\d{4}-\d\d-\d\d", "%Y-%m-%d"),
+        (r"\d+ [A-Z][a-z]{2} \d{4}", "%d %b %Y"),
+    ):
+        found = re.search(pattern, text)
+        if found:
+            try:
+                return datetime.strptime(found[0], form).date()
+            except ValueError:
+                continue
+    return None

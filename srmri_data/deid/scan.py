@@ -44,7 +44,10 @@ _PLAIN_PNG_CHUNKS = frozenset(
 _KNOWN_PARQUET_KEYS = frozenset((b"huggingface", b"ARROW:schema", b"pandas"))
 # Written for people, in whole sentences: looked at by pattern, not word by word.
 _PROSE = frozenset(
-    ("README.md", "README", "CHANGES", "LICENSE", "croissant.json", "dataset_description.json")
+    (
+        *("README.md", "README", "CHANGES", "LICENSE", "croissant.json", ".bidsignore"),
+        "dataset_description.json",
+    )
 )
 _PROSE_KEYS = frozenset(("species", "Description", "LongName", "Units", "Levels", "License"))
 # What the readers of these formats raise when a file is not what it says.

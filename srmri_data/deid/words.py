@@ -19,7 +19,7 @@ _WORDS = frozenset(
         *("review", "rejected", "train", "validation", "test", "lr", "hr", "pca", "lpips", "ssim"),
         *("register", "match", "gain", "path", "correlation", "mutual-information", "subject"),
         *("bulk", "single", "blink", "swipe", "checker", "difference", "edges", "opacity", "side"),
-        *("hold", "matched", "reveal", "Bruker", "2D", "3D", "RAS", "mm", "ms", "MRI", "T2starw"),
+        *("hold", "matched", "reveal", "Bruker", "2D", "3D", "RAS", "mm", "ms", "MRI", "ROI"),
         *SEQUENCES,
         *SUBJECT_TYPES,
         *POSITIONS,
@@ -31,7 +31,10 @@ _HARMLESS = re.compile(
     | (srmri[ ])?v?\d+(\.\d+){0,3}([-+.]?[a-z]{1,5}\d*)?   # a version
     | [LRAPSI]{3}                                         # an orientation
     | ([0-9a-f]{64}|[0-9a-f]{40})                          # a hash
-    | ([a-z0-9-]+/)*(sub-)?[sr][0-9a-f]{10}([_/-][\w-]+)*(\.nii\.gz|\.parquet|\.jsonl|\.png|\.tsv)?
+    | (bids:raw:)?([a-z]+/)?(sub-)?[sr][0-9a-f]{10}       # a pseudonym, and names made of it
+      ([_/](sub-[s][0-9a-f]{10}|s[0-9a-f]{10}|ses-\d\d|\d{2,5}|[hl]r\d*|with|anat|acq-[\dx]+um
+      |run-\d\d|coronal|axial|sagittal|acquired|aligned|mask|T2starw|T[12]w|PDw))*
+      (\.nii\.gz|\.parquet|\.jsonl|\.tsv)?
     """,
     re.VERBOSE,
 )
@@ -97,7 +100,7 @@ def is_harmless(text: str) -> bool:
     (True, True, False)
     """
     word = text.strip()
-    return word in _WORDS or _HARMLESS.fullmatch(word) is not None
+    return word in _WORDS or _HARMLESS.fullmatch(word) is not None or _is_far(word)
 
 
 def identifiers_in(text: str) -> list[tuple[str, str]]:
@@ -129,7 +132,7 @@ def identifiers_in(text: str) -> list[tuple[str, str]]:
 def _is_far(text: str) -> bool:
     """Return whether an ISO date is one that was moved out of every scanner's lifetime."""
     try:
-        return date.fromisoformat(text) < date(1926, 1, 1)
+        return date.fromisoformat(text[:10]) < date(1926, 1, 1) and text[10:] in ("", "T00:00:00")
     except ValueError:
         return False
 

@@ -83,6 +83,9 @@ _NUMBERS = frozenset(
         "VisuAcqRepetitionTime",
         "VisuAcqEchoTime",
         "VisuAcqFlipAngle",
+        "VisuAcqNumberOfAverages",
+        "VisuAcqPixelBandwidth",
+        "VisuAcqImagingFrequency",
     }
 )
 _TEXTS = frozenset(
@@ -101,6 +104,8 @@ _TEXTS = frozenset(
         "VisuSubjectPosition",
         "VisuAcqSequenceName",
         "VisuAcquisitionProtocol",
+        "VisuAcqDate",
+        "VisuAcqImagedNucleus",
     }
 )
 _REPEAT = re.compile(r"@(\d{1,9})\*\(([^()@<>]*)\)")
@@ -692,6 +697,7 @@ def _facts(parameters: JCAMPDX, layout: _Layout, name: Path) -> dict[str, Source
     note("field_of_view_mm", "VisuCoreExtent")
     note("averages", "VisuAcqNumberOfAverages")
     note("pixel_bandwidth_hz", "VisuAcqPixelBandwidth")
+    note("nucleus", "VisuAcqImagedNucleus")
     note("imaging_frequency_mhz", "VisuAcqImagingFrequency")
     note("acquired_at", "VisuAcqDate")
     note("data_units", "VisuCoreDataUnits")

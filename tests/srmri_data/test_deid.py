@@ -72,6 +72,7 @@ def test_only_listed_fields_of_the_listed_kind_leave():
         "subject_type": "Quadruped", "subject_id": "m1", "protocol": "Ann's",
         "flip_angle_deg": [45],
         "imaging_frequency_mhz": 400.3294651, "acquired_at": "2024-01-05", "averages": float("nan"),
+        "nucleus": "<1H>",
         "field_of_view_mm": [1.0, "Ann"], "subject_position": {"a": 1},
     }  # fmt: skip
     left = public_fields({name: Sourced(value, "x") for name, value in fields.items()})
@@ -129,9 +130,12 @@ def test_figures_are_no_identifiers(text):
 
 
 def test_words_of_the_dataset_are_harmless_and_others_not():
-    for word in ("coronal", "auto", "1.5e-3", "srmri 0.1.0", "RAS", "ab" * 32, "375um", ""):
+    for word in (
+        *("coronal", "auto", "1.5e-3", "srmri 0.1.0", "RAS", "ab" * 32, "375um", "", "1905-02-03"),
+        *("s0123456789_01_lr_coronal_0030", "volumes/s0123456789/s0123456789_01_hr.nii.gz"),
+    ):
         assert is_harmless(word)
-    for word in ("Ann", "mouse 7", "operator", "coronal Ann", "/x", "12 Ann"):
+    for word in ("Ann", "mouse 7", "operator", "coronal Ann", "/x", "12 Ann", "s0123456789_Ann"):
         assert not is_harmless(word)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -54,7 +55,15 @@ def pair(low: Path, high: Path, out: Path, **settings) -> Path:
     return out
 
 
-def make_run(root: Path, subject: str, seed: int = 0, **settings) -> Path:
-    """A study in `root/SUBJECT` and its run in `root/run-SUBJECT`."""
+def make_run(
+    root: Path, subject: str, seed: int = 0, *, before: Callable[[Path], None] | None = None,
+    **settings,
+) -> Path:  # fmt: skip
+    """A study in `root/SUBJECT` and its run in `root/run-SUBJECT`.
+
+    `before` may change the study before it is paired.
+    """
     place = study(root / subject, subject, seed)
+    if before is not None:
+        before(place)
     return pair(place / "2", place / "1", root / f"run-{subject}", **settings)

@@ -556,6 +556,7 @@ class _Run:
         if state is not None:
             self._restore(state)
         self.first_step = self.trainer.step
+        self.began = self.last_saved = self.clock()
         if self.ranks.is_main:
             self.log = TrainingLog(self.out, step=self.trainer.step)
             write_json(
@@ -621,7 +622,6 @@ class _Run:
 
     def train(self) -> None:
         trainer, config = self.trainer, self.config
-        self.began = self.last_saved = self.clock()
         losses = torch.zeros((), device=self.device)
         since = 0
         batches = self.batches.following(trainer.step)

@@ -1329,6 +1329,9 @@ def train(
     decay: Annotated[Decay | None, _recipe("Whether the rate falls to zero over the run.")] = None,
     precision: Annotated[Precision, _recipe("Arithmetic of the network.")] = "float32",
     compiled: Annotated[bool, _recipe("Run through torch.compile.")] = False,
+    recompute: Annotated[
+        bool, _recipe("Compute activations twice instead of keeping them: less memory.")
+    ] = False,
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0, help="Minutes between saved states.")
     ] = 5.0,
@@ -1384,6 +1387,7 @@ def train(
         device=device,
         precision=precision,
         compiled=compiled,
+        recompute=recompute,
         checkpoint_minutes=checkpoint_minutes,
         keep=keep,
         validate_every=validate_every,

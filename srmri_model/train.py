@@ -539,10 +539,12 @@ class _Run:
             self.out.mkdir(parents=True, exist_ok=True)
             sweep_temporaries(self.out)
             self._open_data(data, split)
+            state = self.states.newest(self.warn) if resume else None
+        # The main process maps volumes and sets damaged states aside before others look.
         self.ranks.wait()
         if not self.ranks.is_main:
             self._open_data(data, split)
-        state = self.states.newest(self.warn) if resume else None
+            state = self.states.newest(self.warn) if resume else None
         self.trainer = self._new_trainer(init, state)
         settings = {
             "network": json.loads(json.dumps(asdict(self.trainer.shape))),
@@ -554,6 +556,7 @@ class _Run:
         if state is not None:
             self._restore(state)
         self.first_step = self.trainer.step
+        self.began = self.last_saved = self.clock()
         if self.ranks.is_main:
             self.log = TrainingLog(self.out, step=self.trainer.step)
             write_json(
@@ -590,7 +593,9 @@ class _Run:
                 f"the run in {self.out} trains another network",
                 hint="resume with the options it was started with, see its config.json",
             )
-        network = build_network(shape, seed=self.config.seed)
+        network = build_network(
+            shape, seed=self.config.seed, gradient_checkpointing=self.config.recompute
+        )
         if start is not None:
             network.load_state_dict(start.tensors)
         network.to(self.device)
@@ -617,7 +622,6 @@ class _Run:
 
     def train(self) -> None:
         trainer, config = self.trainer, self.config
-        self.began = self.last_saved = self.clock()
         losses = torch.zeros((), device=self.device)
         since = 0
         batches = self.batches.following(trainer.step)

@@ -419,6 +419,34 @@ def test_doctor_is_content_here():
     assert document["ok"], document["findings"]
 
 
+def test_train_prints_one_document_and_what_it_would_cost(tmp_path, monkeypatch):
+    import nibabel as nib
+    import train_runs
+
+    from srmri_data.phantom import mouse_brain
+
+    train_runs.shrink(monkeypatch.setattr, monkeypatch.setitem)
+    for animal in range(2):
+        brain = mouse_brain((32, 45, 24), 0.4, animal=animal)
+        nib.save(nib.Nifti1Image(brain.data, brain.affine), tmp_path / f"sub-p{animal}.nii.gz")
+    arguments = ["train", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--steps", "2"]
+    options = ["--patch", "16", "--batch", "1", "--device", "cpu", "--json", "-q"]
+    planned = CliRunner().invoke(app, [*arguments, *options, "--dry-run"])
+    assert planned.exit_code == 0, planned.stderr
+    assert json.loads(planned.stdout)["n_validation"] > 0
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    trained = CliRunner().invoke(app, [*arguments, *options])
+    assert trained.exit_code == 0, trained.stderr
+    document = json.loads(trained.stdout)
+    wanted = {"params", "steps", "images_s", "val_by_sigma", "best", "weights_sha256"}
+    assert wanted <= document.keys()
+    again = CliRunner().invoke(app, [*arguments, *options])
+    assert again.exit_code == 2
+    assert "--resume" in again.stderr
+    wrong = CliRunner().invoke(app, [*arguments, "--model", "srcnn"])
+    assert wrong.exit_code == 2
+
+
 def test_import_checkpoint_reports_every_key(tmp_path):
     from public_layout import write_public_checkpoint
 

@@ -113,12 +113,10 @@ PRESETS: dict[str, NetworkConfig] = {
     "paper": NetworkConfig(nf=128),
     "base": NetworkConfig(nf=64),
     "small": NetworkConfig(nf=32),
+    # docs/decisions/0009-tiny-is-narrow-not-coarse.md
     "tiny": NetworkConfig(
-        nf=32,
-        ch_mult=(1, 2, 2),
+        nf=16,
         blocks=2,
-        attention=(False, False, False),
-        patch=2,
         middle_attention=False,
         progressive_input="none",
         fourier_scale=1.0,

@@ -1,7 +1,8 @@
-"""Convolutions that are quick on a processor, channels last, forwards and backwards.
+"""Convolution and normalisation that are quick on a processor, channels last, both ways.
 
-The library computes weight gradients of channels-last convolutions at a third to a half of the
-rate of its other passes. As nine matrix products over shifted pixels they take half the time.
+With channels last the library computes the gradients of weights and of group normalisation at a
+fraction of the rate of its other passes. Here the one is nine matrix products over shifted pixels,
+the other sums over pixels.
 """
 
 from __future__ import annotations
@@ -14,6 +15,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from srmri_model.types import Features
+
+EPS = 1e-6
+"""Added to the variance by every group normalisation."""
+
+_WORTHWHILE = 512
+"""Pixels from which our gradient of the normalisation beats the library's."""
 
 
 def conv3x3(images: Features, weight: Tensor, bias: Tensor) -> Features:
@@ -110,3 +117,70 @@ def _weight_gradient(images: Tensor, gradient: Tensor) -> Tensor:
     gradients = gradients[:count].T
     taps = torch.stack([gradients @ pixels[shift : shift + count] for shift in shifts])
     return taps.view(3, 3, *taps.shape[1:]).permute(2, 3, 0, 1)
+
+
+def group_norm(images: Features, groups: int, weight: Tensor, bias: Tensor) -> Features:
+    """Normalise groups of channels, for every image apart.
+
+    Parameters
+    ----------
+    images : (B, C, H, W) Tensor
+        Activations, channels last.
+    groups : int
+        Number of groups.
+    weight, bias : (C,) Tensor
+        Factor and offset of every channel, applied afterwards.
+
+    Returns
+    -------
+    (B, C, H, W) Tensor
+        Activations.
+    """
+    if (
+        torch.is_grad_enabled()
+        and weight.requires_grad
+        and images.shape[2] * images.shape[3] >= _WORTHWHILE
+        and _is_plain_cpu(images)
+    ):
+        result: Tensor = _GroupNorm.apply(images, groups, weight, bias)
+        return result
+    return F.group_norm(images, groups, weight, bias, EPS)
+
+
+class _GroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
+        batch, channels, rows, cols = images.shape
+        result: Tensor
+        result, mean, scale = torch.native_group_norm(
+            images, weight, bias, batch, channels, rows * cols, groups, EPS
+        )
+        ctx.save_for_backward(images, weight, mean, scale)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+        images, weight, mean, scale = ctx.saved_tensors
+        groups, size = mean.shape[1], images.shape[1] // mean.shape[1]
+        mean, scale = (t.repeat_interleave(size, dim=1)[:, None] for t in (mean, scale))
+        rows, cols = images.shape[2:]
+        pixels, gradients = (
+            t.permute(0, 2, 3, 1).reshape(len(t), rows * cols, -1) for t in (images, gradient)
+        )
+        # Sums over pixels, per image and channel: of the gradient, and times normalised values.
+        total = gradients.sum(dim=1, keepdim=True)
+        work = gradients * pixels
+        product = scale * (work.sum(dim=1, keepdim=True) - mean * total)
+
+        def group_mean(values: Tensor) -> Tensor:
+            grouped = (values * weight).view(len(values), groups, size).mean(dim=2) / (rows * cols)
+            spread: Tensor = grouped.repeat_interleave(size, dim=1)[:, None]
+            return spread
+
+        slope = -(scale**2) * group_mean(product)
+        offset = -scale * group_mean(total) - mean * slope
+        torch.addcmul(offset, pixels, slope, out=work)
+        work.addcmul_(gradients, scale * weight)
+        for_images = work.view(len(work), rows, cols, -1).permute(0, 3, 1, 2)
+        return for_images, None, product.sum(dim=(0, 1)), total.sum(dim=(0, 1))

@@ -21,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from srmri_model.networks.convolution import conv1x1, conv3x3
+from srmri_model.networks.convolution import EPS, conv1x1, conv3x3, group_norm
 from srmri_model.networks.resampling import conv_fir_downsample, fir_downsample, fir_upsample
 
 if TYPE_CHECKING:
@@ -130,9 +130,9 @@ class ResidualBlock(nn.Module):
         return self._compute(x, embedding)
 
     def _compute(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self._resample(_silu(self.norm_in(x)))
+        h = self._resample(_silu(_normalise(self.norm_in, x)))
         h = conv3x3(h, self.conv_in.weight, _bias(self.conv_in) + self.embed(embedding))
-        h = _silu(self.norm_out(h))
+        h = _silu(_normalise(self.norm_out, h))
         bias = (_bias(self.conv_out) * self.rescale).expand(len(h), -1)
         h = conv3x3(h, self.conv_out.weight * self.rescale, bias)
         if self.shortcut is None:
@@ -543,7 +543,11 @@ def _group_norm(channels: int) -> nn.GroupNorm:
     wanted = min(max(channels // 4, 1), 32)
     # The public widths divide evenly; any other takes the next smaller number that does.
     groups = next(n for n in range(wanted, 0, -1) if channels % n == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return nn.GroupNorm(groups, channels, eps=EPS)
+
+
+def _normalise(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    return group_norm(x, norm.num_groups, norm.weight, norm.bias)
 
 
 def _silu(fresh: Tensor) -> Tensor:

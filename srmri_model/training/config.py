@@ -50,7 +50,7 @@ RECIPES: Mapping[str, Recipe] = {
     "paper": PAPER,
     "base": PAPER,
     "small": PAPER,
-    "tiny": Recipe(8, 2e-3, 100, 0.9999, 64, LogNormal(-2.0, 1.2), "cosine"),
+    "tiny": Recipe(4, 2e-3, 100, 0.9999, 64, LogNormal(-2.0, 1.2), "cosine"),
 }
 
 
@@ -94,6 +94,8 @@ class TrainConfig:
         Of the network's convolutions and products.
     compiled : bool
         Run the network through torch.compile.
+    recompute : bool
+        Compute activations again in the backward pass instead of keeping them.
     checkpoint_minutes : float
         Time between saved states.
     keep : int
@@ -128,6 +130,7 @@ class TrainConfig:
     device: str = "auto"
     precision: Precision = "float32"
     compiled: bool = False
+    recompute: bool = False
     checkpoint_minutes: float = 5.0
     keep: int = 3
     validate_every: int = 500
@@ -246,7 +249,7 @@ class TrainConfig:
             Plain JSON types.
         """
         free = {
-            "steps", "minutes", "epochs", "batch", "accumulate", "device", "compiled",
+            "steps", "minutes", "epochs", "batch", "accumulate", "device", "compiled", "recompute",
             "checkpoint_minutes", "keep",
         }  # fmt: skip
         return {name: value for name, value in self.to_json().items() if name not in free}

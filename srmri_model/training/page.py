@@ -110,7 +110,10 @@ def _table(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             f"{row['sigma']:.4g}",
             root(row["foreground"]),
             root(row["background"]),
-            "–" if row["gain_db"] is None else f"{row['gain_db']:+.1f}".replace("-", "−"),
+            # Adding 0 makes a rounded -0.0 a plain zero.
+            "–"
+            if row["gain_db"] is None
+            else f"{round(row['gain_db'], 1) + 0.0:+.1f}".replace("-", "−"),
         )
         for row in summary["val_by_sigma"]
     ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from srmri_model.networks.convolution import conv1x1, conv3x3
+from srmri_model.networks.convolution import EPS, conv1x1, conv3x3, group_norm
 
 
 def inputs(batch, size):
@@ -52,3 +52,20 @@ def test_conv1x1_is_a_convolution_and_stays_channels_last():
     result = conv1x1(images, weight, bias)
     torch.testing.assert_close(result, F.conv2d(images, weight, bias))
     assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_group_norm_and_its_gradients_are_the_librarys(batch):
+    generator = torch.Generator().manual_seed(0)
+    images = 2 + torch.randn(batch, 6, 20, 30, generator=generator)
+    images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight, bias = (torch.randn(6, generator=generator).requires_grad_() for _ in range(2))
+    result = group_norm(images, 3, weight, bias)
+    assert "_GroupNorm" in type(result.grad_fn).__name__
+    expected = F.group_norm(images, 3, weight, bias, EPS)
+    torch.testing.assert_close(result, expected)
+    upstream = torch.randn(result.shape, generator=generator)
+    found = torch.autograd.grad(result, (images, weight, bias), upstream)
+    wanted = torch.autograd.grad(expected, (images, weight, bias), upstream)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -23,7 +23,7 @@ from srmri_model.networks.resampling import (
     fir_upsample,
 )
 
-PARAMETERS = {"paper": 61_433_473, "base": 15_381_313, "small": 3_856_801, "tiny": 1_691_748}
+PARAMETERS = {"paper": 61_433_473, "base": 15_381_313, "small": 3_856_801, "tiny": 606_289}
 
 
 @pytest.mark.parametrize("preset", PRESETS)

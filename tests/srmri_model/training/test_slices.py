@@ -134,3 +134,23 @@ def test_an_exported_dataset_keeps_its_split(dataset, tmp_path):
         np.testing.assert_array_equal(item.pop("image"), expected.pop("image"))
         assert item == expected
     assert not set(data.train.subjects) & set(data.validation.subjects)
+
+
+@pytest.mark.parametrize(
+    ("source", "revision"),
+    [("user/name", None), ("user/name@v1", "v1"), ("u/n@refs/pr/1", "refs/pr/1")],
+)
+def test_a_hub_id_is_read_with_its_revision(source, revision, dataset, tmp_path, monkeypatch):
+    from srmri_data.dataset import SliceDataset
+
+    asked = []
+    original = SliceDataset.open
+
+    def from_hub(name, **settings):
+        asked.append((name, settings.pop("revision")))
+        return original(dataset, **settings)
+
+    monkeypatch.setattr(SliceDataset, "open", from_hub)
+    data = open_data([source], ["coronal"], tmp_path / "cache")
+    assert len(data.train) > 0
+    assert asked == [(source.partition("@")[0], revision)] * 2

@@ -82,15 +82,17 @@ def _field_strength(value: Any) -> float | None:
 
 
 FIELDS: Mapping[str, PublicField] = {
-    "method": PublicField("sequence", "", "ParaVision's sequence", _one_of(SEQUENCES)),
-    "subject_type": PublicField("subject_type", "", "kind of subject", _one_of(SUBJECT_TYPES)),
-    "subject_position": PublicField("subject_position", "", "how it lay", _one_of(POSITIONS)),
+    "method": PublicField("sequence", "", "sequence", _one_of(SEQUENCES)),
+    "subject_type": PublicField("subject_type", "", "subject type", _one_of(SUBJECT_TYPES)),
+    "subject_position": PublicField("subject_position", "", "position", _one_of(POSITIONS)),
     "repetition_time_ms": PublicField("repetition_time_ms", "ms", "repetition time", _some_number),
     "echo_time_ms": PublicField("echo_time_ms", "ms", "echo time", _some_number),
     "flip_angle_deg": PublicField("flip_angle_deg", "°", "excitation flip angle", _some_number),
     "field_of_view_mm": PublicField("field_of_view_mm", "mm", "field of view", _numbers),
-    "slice_thickness_mm": PublicField("slice_thickness_mm", "mm", "slice or slab", _number),
-    "encoded_dimensions": PublicField("encoded_dimensions", "", "2 or 3 dimensions", _number),
+    "slice_thickness_mm": PublicField(
+        "slice_thickness_mm", "mm", "slice or slab thickness", _number
+    ),
+    "encoded_dimensions": PublicField("encoded_dimensions", "", "encoded dimensions", _number),
     "averages": PublicField("averages", "", "number of averages", _number),
     "pixel_bandwidth_hz": PublicField("pixel_bandwidth_hz", "Hz", "bandwidth per pixel", _number),
     "imaging_frequency_mhz": PublicField(

@@ -13,14 +13,31 @@ import pyarrow.parquet as pq
 import pytest
 from export_runs import KEY, make_run, study
 from PIL import Image
+from typer.testing import CliRunner
 
+from cli import app
 from srmri_data import ingest
 from srmri_data.dataset import SliceDataset
 from srmri_data.deid import Pseudonyms
-from srmri_data.errors import PrivacyError, SplitError, UsageError
-from srmri_data.export import ExportConfig, StagedDataset, plan_export, write_export
+from srmri_data.errors import (
+    FormatError,
+    MissingInputError,
+    PrivacyError,
+    SplitError,
+    UsageError,
+)
+from srmri_data.export import (
+    ExportConfig,
+    StagedDataset,
+    pixels_sha256,
+    plan_export,
+    write_export,
+)
+from srmri_data.pixels import SixteenBit
+from srmri_data.review_merge import decide_at_terminal
 from srmri_data.run_folder import read_pairs
 from srmri_data.safe_io import read_json
+from srmri_data.volumes import Provenance, Volume
 
 NAMES = Pseudonyms(KEY)
 SUBJECTS = ("ada", "bea", "cleo")
@@ -187,6 +204,18 @@ def test_hr_only_subjects_are_trained_on(runs, tmp_path):
     assert counts["train"] == 2 * counts["test"]
 
 
+def test_more_hr_of_a_tested_subject_is_not_trained_on(runs, tmp_path):
+    splits = plan(*runs).splits
+    (tested,) = (name for name in SUBJECTS if splits[NAMES.subject(name)] == "test")
+    extra = study(tmp_path / "again", tested, 11) / "1"
+    found = plan(*runs, hr_only=(extra,))
+    assert found.splits == splits
+    sessions = {v.session for v in found.volumes if v.subject == NAMES.subject(tested)}
+    assert sessions == {"01", "02"}
+    before, after = (p.describe()["rows"]["slices_hr"] for p in (plan(*runs), found))
+    assert after == before | {"test": 2 * before["test"]}
+
+
 def test_given_splits_are_kept(runs, tmp_path):
     wanted = {"train": ["ada"], "test": ["bea"], "validation": []}
     (tmp_path / "mine.json").write_text(json.dumps(wanted))
@@ -244,3 +273,106 @@ def test_an_export_replaces_only_an_export(runs, tmp_path):
         write_export(plan(runs[0]), tmp_path / "out")
     write_export(plan(runs[1]), tmp_path / "out", force=True)
     assert StagedDataset.open(tmp_path / "out").verify() == []
+
+
+@pytest.fixture
+def reviewed(runs, tmp_path):
+    run = shutil.copytree(runs[0], tmp_path / "run-ada")
+    shutil.copytree(runs[0].parent / "ada", tmp_path / "ada")
+    table = read_pairs(run)
+    queued = [int(n) for n in table["lr_slice"][table["status"] == "review"]]
+    decide_at_terminal(run, f"{queued[0]}=5", reviewer="Ann Example", note="as Bob said")
+    decide_at_terminal(run, f"{queued[1]}=none", reviewer="Zoë", confidence=2)
+    return run, queued
+
+
+def test_decisions_count_without_an_export_of_the_review(reviewed, tmp_path):
+    run, queued = reviewed
+    staged = write_export(plan(run), tmp_path / "out")
+    by_slice = {row["lr_slice"]: row for row in rows(staged, "pairs")}
+    decided = by_slice[queued[0]]
+    assert (decided["status"], decided["hr_slice"], decided["reviewed_by_n"]) == ("decided", 5, 1)
+    assert decided["hr_sha256"] == pixels_sha256(pixels(decided["hr"]))
+    assert queued[1] not in by_slice, "a rejected pair left"
+    assert read_pairs(run)["status"].tolist().count("decided") == 0, "the run was changed"
+
+
+def test_the_trail_is_anonymous_and_complete(reviewed, tmp_path):
+    run, queued = reviewed
+    staged = write_export(plan(run), tmp_path / "out")
+    (trail,) = (staged.path / "reviews").iterdir()
+    events = [json.loads(line) for line in trail.read_text().splitlines()]
+    assert [(e["lr_slice"], e["choice"]) for e in events] == [(queued[0], 5), (queued[1], "none")]
+    assert [e["reviewer"] for e in events] == [NAMES.reviewer(n) for n in ("Ann Example", "Zoë")]
+    assert not {"note", "at", "submission_id"} & set(events[0])
+    (votes,) = (staged.path / "votes").iterdir()
+    assert pq.read_table(votes).num_rows == pq.read_table(run / "votes.parquet").num_rows
+
+
+def test_values_beyond_sixteen_bits_are_rounded_and_said_to_be(tmp_path):
+    rng = np.random.default_rng(0)
+    data = rng.normal(0, 1e4, (12, 12, 12)).astype(np.float32)
+    data[0, 0, 0], data[1, 1, 1] = np.nan, np.inf
+    found = SixteenBit.of(Volume(data, np.eye(4), Provenance(tmp_path, "memory")))
+    back = found.pixels(found.volume.data) * found.scale + found.offset
+    finite = np.isfinite(data)
+    assert not found.lossless
+    assert np.abs(back - data)[finite].max() <= found.scale / 2 * 1.001
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "slope"), [(-32768, 32767, 0.5), (0, 65535, 1.0), (-5, 65530, 2.0), (7, 7, 1.0)]
+)
+def test_integers_that_fit_are_kept_exactly(tmp_path, low, high, slope):
+    data = np.linspace(low, high, 1000).round().astype(np.int32).reshape(10, 10, 10)
+    slopes, offsets = np.full(10, slope), np.full(10, 3.0)
+    volume = Volume(data, np.eye(4), Provenance(tmp_path, "memory"), slopes, offsets)
+    found = SixteenBit.of(volume)
+    assert found.lossless
+    back = found.pixels(data).astype(float) * found.scale + found.offset
+    np.testing.assert_array_equal(back, data * slope + 3.0)
+    # Control: with a slope of its own in one slice there is no exact way.
+    slopes[3] = 9.0
+    assert not SixteenBit.of(volume).lossless
+
+
+def test_damaged_datasets_are_refused(staged, tmp_path):
+    copy = shutil.copytree(staged.path, tmp_path / "copy")
+    (file,) = (copy / "data" / "pairs").glob("train-*")
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(FormatError, match="damaged"):
+        SliceDataset.open(copy, config="pairs")
+    with pytest.raises(MissingInputError, match="no such folder"):
+        SliceDataset.open(tmp_path / "none")
+    shutil.rmtree(copy / "data" / "pairs")
+    with pytest.raises(MissingInputError, match="no pairs of split 'train'"):
+        SliceDataset.open(copy, config="pairs")
+    with pytest.raises(UsageError, match="no revisions"):
+        SliceDataset.open(copy, revision="v1.0.0")
+    with pytest.raises(MissingInputError, match=r"no checksums\.sha256"):
+        StagedDataset.open(tmp_path)
+
+
+def test_the_command_line_plans_and_writes(runs, tmp_path):
+    key, out = tmp_path / "key", tmp_path / "out"
+    command = ["export-hf", *map(str, runs), "--key", str(key), "--out", str(out), "--quiet"]
+    told = invoke([*command, "--dry-run", "--json"])
+    assert json.loads(told.stdout)["rows"]["slices_hr"]
+    assert not out.exists()
+    assert "would write:" in invoke([*command, "--dry-run"]).stdout
+    wrote = json.loads(invoke([*command, "--json"]).stdout)
+    assert StagedDataset.open(out).tree_sha256 == wrote["tree_sha256"]
+    assert invoke(["scan-phi", str(out)]).exit_code == 0
+    (out / "note.json").write_text('{"operator": "Ann"}')
+    found = invoke(["scan-phi", str(out), "--json"])
+    assert found.exit_code == 3
+    assert json.loads(found.stdout)["findings"][0]["text"] == "Ann"
+    assert invoke(["export-hf", "--dry-run"]).exit_code == 2
+    assert invoke(command[:-3]).exit_code == 2, "without --out"
+    assert invoke(command[:4]).exit_code == 2
+    bids = ["export-bids", str(runs[0]), "--key", str(key), "--dry-run"]
+    assert "_acq-100um_T2starw.nii.gz" in invoke(bids).stdout
+
+
+def invoke(arguments):
+    return CliRunner().invoke(app, arguments)

@@ -1,8 +1,4 @@
-"""From reviewed runs to a dataset others can load: a plan to look at, then a folder.
-
-`plan_export` says everything that will be written; `write_export` writes it. What is written is
-described in ``docs/publishing.md``.
-"""
+"""What will be written, worked out from headers and tables alone: no voxel is read."""
 
 from __future__ import annotations
 
@@ -11,60 +7,30 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from srmri_data import ingest
 from srmri_data.choices import DateRule, Plane
-from srmri_data.dataset_card import card, croissant
-from srmri_data.dataset_schema import (
-    LAYOUT_VERSION,
-    SPLITS,
-    ConfigName,
-    Split,
-    arrow_schema,
-    columns_of,
-    image_columns,
-)
+from srmri_data.dataset_schema import LAYOUT_VERSION, SPLITS, ConfigName, Split, columns_of
 from srmri_data.deid import Pseudonyms, acquisition_date, public_fields
 from srmri_data.deid.pseudonyms import default_key_path
-from srmri_data.deid.scan import scan_phi
-from srmri_data.deid.words import telling
-from srmri_data.errors import (
-    FormatError,
-    MissingInputError,
-    PrivacyError,
-    SplitError,
-    UsageError,
-)
+from srmri_data.errors import PrivacyError, SplitError, UsageError
 from srmri_data.formats.archive import split_archive
-from srmri_data.formats.nifti_writer import write_volume
 from srmri_data.ingest import ScanRecord
-from srmri_data.pairing import plan_of_run, versions
-from srmri_data.pixels import SixteenBit
+from srmri_data.pairing import plan_of_run
 from srmri_data.planning import PairingPlan
-from srmri_data.png import encode_grey
 from srmri_data.review_merge import merge_verdicts
-from srmri_data.run_folder import (
-    REVIEW_DATABASE,
-    Run,
-    open_run,
-    read_aligned,
-    read_certificate,
-    read_pairs,
-)
-from srmri_data.safe_io import atomic_folder, read_bounded, sha256_file, write_json, write_text
+from srmri_data.run_folder import REVIEW_DATABASE, Run, open_run, read_pairs
+from srmri_data.safe_io import sha256_file
 from srmri_data.slices import (
     IntensityMap,
     StackFrame,
     Trim,
     Window,
-    intensity_map,
     stack_frame,
     trim_window,
 )
@@ -87,19 +53,6 @@ _SHARD_BYTES = 500 << 20
 _ANIMALS = ("Quadruped", "OtherAnimal", "Phantom")
 _HUMANS = ("Biped", "Human")
 _STATUSES = ("auto", "decided", "rejected", "review")
-_SETTINGS = (
-    "method",
-    "plane",
-    "trim",
-    "voters",
-    "pca_components",
-    "tolerance",
-    "window_mm",
-    "metric",
-    "n_starts",
-    "skip",
-    "seed",
-)
 
 
 @dataclass(frozen=True)
@@ -257,6 +210,21 @@ class PlannedPairs:
     events: tuple[Event, ...]
     chosen: tuple[int, ...]
 
+    def path(self, name: str) -> str:
+        """Return the place of an image on LR's planes in the dataset.
+
+        Parameters
+        ----------
+        name : {"aligned", "mask"}
+            HR itself, or where it was measured.
+
+        Returns
+        -------
+        str
+            Relative to the dataset folder.
+        """
+        return f"volumes/{self.low.subject}/{self.id}_{name}.nii.gz"
+
     def describe(self) -> dict[str, Any]:
         """Return how the pairs were made and what became of them.
 
@@ -355,7 +323,7 @@ class ExportPlan:
         found += [path for table in self.tables for path in table.paths]
         found += [volume.path for volume in self.volumes]
         for run in self.runs:
-            found += [f"volumes/{run.low.subject}/{run.id}_{n}.nii.gz" for n in ("aligned", "mask")]
+            found += [run.path("aligned"), run.path("mask")]
             found.append(f"votes/{run.id}.parquet")
             if run.events:
                 found.append(f"reviews/{run.id}.jsonl")
@@ -379,7 +347,7 @@ class ExportPlan:
             "species": self.config.species,
             "human_statement": self.config.human_statement,
             "include_queued": self.config.include_queued,
-            "splits": _subjects_by_split(self.splits),
+            "splits": subjects_by_split(self.splits),
             "rows": {
                 name: {t.split: sum(t.rows) for t in self.tables if t.config == name}
                 for name in ("pairs", "slices_hr")
@@ -394,83 +362,6 @@ class ExportPlan:
             "files": self.files,
             "warnings": list(self.warnings),
         }
-
-
-@dataclass(frozen=True)
-class StagedDataset:
-    """A complete dataset folder.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-    checksums : mapping of str to str
-        SHA-256 of every file but the list itself, by its place in the folder.
-    """
-
-    path: Path
-    checksums: Mapping[str, str]
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open a folder that `write_export` wrote.
-
-        Parameters
-        ----------
-        path : Path
-            The folder.
-
-        Returns
-        -------
-        StagedDataset
-            With the checksums that are written down there; `verify` holds them against the files.
-
-        Raises
-        ------
-        MissingInputError
-            If it is no such folder.
-        FormatError
-            If the list is damaged.
-        """
-        path = Path(path)
-        if not (path / CHECKSUMS).is_file():
-            raise MissingInputError(
-                f"{path}: not a staged dataset (no {CHECKSUMS})",
-                hint="give a folder that `srmri export-hf` wrote",
-            )
-        text = read_bounded(path / CHECKSUMS, 64 << 20).decode("utf-8", errors="replace")
-        checksums = {}
-        for line in text.splitlines():
-            digest, _, name = line.partition("  ")
-            if len(digest) != 64 or not name:
-                raise FormatError(f"{path / CHECKSUMS}: {line[:80]!r} is no checksum")
-            checksums[name] = digest
-        return cls(path, checksums)
-
-    @property
-    def tree_sha256(self) -> str:
-        """One hash over all names and contents."""
-        return sha256_file(self.path / CHECKSUMS)
-
-    def verify(self) -> list[str]:
-        """Hold every file against its checksum.
-
-        Returns
-        -------
-        list of str
-            Files that differ, are missing, or are not in the list.
-        """
-        present = {
-            file.relative_to(self.path).as_posix()
-            for file in self.path.rglob("*")
-            if file.is_file()
-        } - {CHECKSUMS}
-        wrong = {
-            name
-            for name in present & set(self.checksums)
-            if sha256_file(self.path / name) != self.checksums[name]
-        }
-        return sorted(wrong | (present ^ set(self.checksums)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -818,478 +709,17 @@ def _identifiers(
         yield from (text for text in (event.reviewer, event.note) if len(text) > 3)
 
 
-def _subjects_by_split(splits: Mapping[str, Split]) -> dict[str, list[str]]:
+def subjects_by_split(splits: Mapping[str, Split]) -> dict[str, list[str]]:
+    """Return the subjects of every split.
+
+    Parameters
+    ----------
+    splits : mapping of str to Split
+        Split of each subject.
+
+    Returns
+    -------
+    dict
+        Sorted; a split may be empty.
+    """
     return {split: sorted(s for s, own in splits.items() if own == split) for split in SPLITS}
-
-
-def write_export(
-    plan: ExportPlan, out: Path, *, force: bool = False, progress: Progress | None = None
-) -> StagedDataset:
-    """Write a planned dataset; the folder appears when it is complete.
-
-    Parameters
-    ----------
-    plan : ExportPlan
-        From `plan_export`.
-    out : Path
-        Folder to create.
-    force : bool
-        Replace an earlier export.
-    progress : callable, optional
-        Called as ``progress(stage, done, total)``.
-
-    Returns
-    -------
-    StagedDataset
-        The folder with its checksums; the same plan gives the same bytes.
-
-    Raises
-    ------
-    UsageError
-        If `out` exists and is not an earlier export, or `force` is not given.
-    SplitError
-        If two subjects have the same voxels.
-    PrivacyError
-        If something that identifies is found in what was written; nothing is left behind.
-    """
-    step = progress or (lambda *_: None)
-    out = Path(out)
-    with atomic_folder(out, lambda: _check_destination(out, force=force)) as folder:
-        facts = _write_data(plan, folder, step)
-        write_json(
-            folder / "splits.json",
-            {
-                "layout_version": LAYOUT_VERSION,
-                "by": "subject",
-                "subjects": _subjects_by_split(plan.splits),
-            },
-        )
-        write_json(folder / "provenance.json", _provenance(plan, facts))
-        described = plan.describe()
-        certificates = [c for c in (read_certificate(run.run.path) for run in plan.runs) if c]
-        write_text(folder / "README.md", card(described, certificates))
-        checksums = _checksums(folder, step)
-        write_json(folder / "croissant.json", croissant(described, checksums))
-        checksums["croissant.json"] = sha256_file(folder / "croissant.json")
-        lines = [f"{digest}  {name}\n" for name, digest in sorted(checksums.items())]
-        write_text(folder / CHECKSUMS, "".join(lines))
-        names = set(checksums)
-        missing = set(plan.files) ^ {CHECKSUMS, *names}
-        if missing:
-            raise AssertionError(f"plan and folder differ: {sorted(missing)}")
-        step("looking for what identifies", 0, 1)
-        refuse_identifiers(plan, folder)
-        step("looking for what identifies", 1, 1)
-    return StagedDataset.open(out)
-
-
-def _checksums(folder: Path, step: Progress) -> dict[str, str]:
-    names = sorted(
-        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
-    )
-    checksums = {}
-    for n, name in enumerate(names):
-        checksums[name] = sha256_file(folder / name)
-        step("checksums", n + 1, len(names))
-    return checksums
-
-
-def refuse_identifiers(plan: ExportPlan, folder: Path) -> None:
-    """Look into the very bytes that would leave.
-
-    Parameters
-    ----------
-    plan : ExportPlan
-        Whose names are looked for.
-    folder : Path
-        What was written.
-
-    Raises
-    ------
-    PrivacyError
-        If something that identifies is found, or a text that nobody vouches for.
-    """
-    # A subject that is called as a word of the card would be found in every card.
-    said = card({**plan.describe(), "title": "", "species": None, "human_statement": None}).lower()
-    known = [name for name in telling(plan.identifiers) if name.lower() not in said]
-    findings = scan_phi(folder, known=known).findings
-    if findings:
-        first = findings[0]
-        raise PrivacyError(
-            f"{len(findings)} things that identify somebody, or that nobody vouches for, would "
-            f"leave; the first is {first.text!r} ({first.kind}) in {first.file}, {first.place}",
-            hint="change --title, --species or --human-statement if it stands there; anything "
-            "else is a fault of srmri: please report it, without the name",
-        )
-
-
-def _check_destination(out: Path, *, force: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / CHECKSUMS).is_file():
-        raise UsageError(f"{out} exists and is not an export", hint="choose another --out")
-    if not force:
-        raise UsageError(f"{out} exists already", hint="choose another --out, or add --force")
-
-
-class _Table:
-    """Rows of one table and split into its planned files, images encoded on all processors."""
-
-    def __init__(self, folder: Path, shards: Shards, columns: Mapping[str, Any]) -> None:
-        self._shards = shards
-        self._paths = [folder / path for path in shards.paths]
-        self._columns = columns
-        self._schema = arrow_schema(columns)
-        self._pending: list[Callable[[], dict[str, Any]]] = []
-        self._shard = 0
-        self._written = 0
-        self._writer: Any = None
-
-    def add(self, row: Callable[[], dict[str, Any]], pool: ThreadPoolExecutor) -> None:
-        self._pending.append(row)
-        left = self._shards.rows[self._shard] - self._written
-        if len(self._pending) == min(self._shards.group_rows, left):
-            self._flush(pool)
-
-    def flush(self, pool: ThreadPoolExecutor) -> None:
-        """Write what a volume leaves behind before its voxels go."""
-        # A row group may hold slices of two volumes: their rows are made while both are there.
-        made = list(pool.map(lambda row: row(), self._pending))
-        self._pending = [lambda row=row: row for row in made]  # type: ignore[misc]
-
-    def _flush(self, pool: ThreadPoolExecutor) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        rows = list(pool.map(lambda row: row(), self._pending))
-        self._pending = []
-        if self._writer is None:
-            path = self._paths[self._shard]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            images = image_columns(self._columns)
-            self._writer = pq.ParquetWriter(
-                path,
-                self._schema,
-                version="2.6",
-                # PNG is compressed already; its bytes have neither repeats nor an order.
-                compression=dict.fromkeys(images, "NONE")
-                | {name: "ZSTD" for name in self._columns if name not in images},
-                use_dictionary=[n for n, kind in self._columns.items() if kind == "string"],
-                write_statistics=[n for n in self._columns if n not in images],
-            )
-        table = pa.Table.from_pylist(rows, schema=self._schema)
-        self._writer.write_table(table, row_group_size=len(rows))
-        self._written += len(rows)
-        if self._written == self._shards.rows[self._shard]:
-            self._writer.close()
-            self._writer, self._written = None, 0
-            self._shard += 1
-
-
-def _write_data(plan: ExportPlan, folder: Path, step: Progress) -> dict[str, dict[str, Any]]:
-    """Write volumes and tables, one HR scan in memory at a time; return facts of each volume."""
-    from os import cpu_count
-
-    tables = {
-        (t.config, t.split): _Table(folder, t, columns_of(t.config, preview=plan.config.preview))
-        for t in plan.tables
-    }
-    facts: dict[str, dict[str, Any]] = {}
-    voxels: dict[str, str] = {}
-    sharp = [volume for volume in plan.volumes if volume.role == "hr"]
-    with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
-        for n, high in enumerate(sharp):
-            step("writing scans", n, len(sharp))
-            high_pixels, high_map = _write_volume(high, folder, facts, voxels)
-            split = plan.splits[high.subject]
-            for run in plan.runs:
-                if run.high is not high:
-                    continue
-                low_pixels, low_map = _write_volume(run.low, folder, facts, voxels)
-                rows = _pair_rows(run, folder, low_pixels, low_map, high_pixels, high_map, plan)
-                for row in rows:
-                    tables["pairs", split].add(row, pool)
-                if ("pairs", split) in tables:
-                    tables["pairs", split].flush(pool)
-                _write_trail(run, folder, plan.pseudonyms)
-            for row in _slice_rows(high, high_pixels, high_map, plan):
-                tables["slices_hr", split].add(row, pool)
-            tables["slices_hr", split].flush(pool)
-        step("writing scans", len(sharp), len(sharp))
-    return facts
-
-
-def _write_volume(
-    planned: PlannedVolume,
-    folder: Path,
-    facts: dict[str, dict[str, Any]],
-    voxels: dict[str, str],
-) -> tuple[SixteenBit, IntensityMap]:
-    """Read a scan, write it as NIfTI unless that was done, and return its pixels."""
-    volume = ingest.load(planned.record, frame=planned.selection, dtype="stored")
-    found = SixteenBit.of(volume)
-    intensity = planned.intensity or intensity_map(volume.scaled().data)
-    if planned.id not in facts:
-        write_volume(folder / planned.path, volume)
-        digest = _voxels_sha256(found)
-        owner = voxels.setdefault(digest, planned.subject)
-        if owner != planned.subject:
-            raise SplitError(
-                f"{planned.record.path}: subjects {owner} and {planned.subject} have the same "
-                "voxels",
-                hint="a subject must not be in two splits: leave one of them out",
-            )
-        facts[planned.id] = {
-            "shape": list(volume.shape),
-            "affine": volume.affine.tolist(),
-            "orientation": volume.orientation,
-            "spacing_mm": list(volume.spacing),
-            "scale": found.scale,
-            "offset": found.offset,
-            "lossless": found.lossless,
-            "intensity": asdict(intensity),
-            "pixels_sha256": digest,
-        }
-    return found, intensity
-
-
-def _voxels_sha256(found: SixteenBit) -> str:
-    """Hash of the pixels in RAS-free stored order: equal however the file is called."""
-    digest = hashlib.sha256(repr(found.volume.shape).encode())
-    for k in range(found.volume.shape[2]):
-        digest.update(_little(found.pixels(found.volume.data[:, :, k])))
-    return digest.hexdigest()
-
-
-def _little(pixels: NDArray[np.uint16]) -> bytes:
-    return pixels.astype("<u2", copy=False).tobytes()
-
-
-def pixels_sha256(pixels: NDArray[np.uint16]) -> str:
-    """Return the hash of an image that the tables list.
-
-    Parameters
-    ----------
-    pixels : (row, col) ndarray of uint16
-        The image.
-
-    Returns
-    -------
-    str
-        SHA-256 of its values, row by row, little-endian.
-    """
-    return hashlib.sha256(_little(pixels)).hexdigest()
-
-
-def _image(pixels: NDArray[Any]) -> dict[str, Any]:
-    return {"bytes": encode_grey(pixels), "path": None}
-
-
-def _preview(pixels: NDArray[np.uint16], scale: float, offset: float, shown: IntensityMap) -> Any:
-    grey = shown.apply(pixels * np.float32(scale) + np.float32(offset))
-    return _image(np.rint(grey * 255).astype(np.uint8))
-
-
-def _pair_rows(
-    run: PlannedPairs,
-    folder: Path,
-    low: SixteenBit,
-    low_map: IntensityMap,
-    high: SixteenBit,
-    high_map: IntensityMap,
-    plan: ExportPlan,
-) -> Iterator[Callable[[], dict[str, Any]]]:
-    aligned, mask = (SixteenBit.of(volume) for volume in read_aligned(run.run.path))
-    stem = folder / "volumes" / run.low.subject
-    write_volume(stem / f"{run.id}_aligned.nii.gz", aligned.volume)
-    write_volume(stem / f"{run.id}_mask.nii.gz", mask.volume)
-    comparison = run.plan
-    low_slices = comparison.low_frame.view(low.volume.data)
-    high_slices = comparison.high_frame.view(high.volume.data)
-    low_window, high_window = comparison.low_window, comparison.high_window
-    steps = (*comparison.low_frame.spacing, *comparison.high_frame.spacing)
-    sizes = ("lr_slice_mm", "lr_row_mm", "lr_col_mm", "hr_slice_mm", "hr_row_mm", "hr_col_mm")
-    constant = {
-        "subject": run.low.subject,
-        "session": run.low.session,
-        "split": plan.splits[run.low.subject],
-        "plane": comparison.config.plane,
-        "lr_scale": low.scale,
-        "lr_offset": low.offset,
-        "lr_lossless": low.lossless,
-        "lr_intensity_low": low_map.low,
-        "lr_intensity_high": low_map.high,
-        "hr_scale": high.scale,
-        "hr_offset": high.offset,
-        "hr_lossless": high.lossless,
-        "hr_aligned_scale": aligned.scale,
-        "hr_aligned_offset": aligned.offset,
-        "hr_intensity_low": high_map.low,
-        "hr_intensity_high": high_map.high,
-        **dict(zip(sizes, steps, strict=True)),
-        "lr_volume": run.low.path,
-        "hr_volume": run.high.path,
-    }
-    copied = (
-        *("lr_slice", "hr_slice", "hr_position", "offset_um", "method", "status", "n_votes"),
-        *("spread", "margin", "confidence", "geom_position", "position_error", "similarity"),
-        *("truth_position", "reviewed_by_n", "review_confidence"),
-    )
-
-    def row(number: int) -> dict[str, Any]:
-        pair = {k: _plain(v) for k, v in run.pairs.iloc[number].items()}
-        low_image = low.pixels(low_slices[(pair["lr_slice"], *low_window.index[1:])])
-        high_image = high.pixels(high_slices[(pair["hr_slice"], *high_window.index[1:])])
-        partner = aligned.pixels(aligned.volume.data[:, :, number].T)
-        valid = mask.volume.data[:, :, number].T != 0
-        made = {
-            "pair_id": f"{run.id}_{pair['lr_slice']:04d}",
-            **constant,
-            **{name: pair[name] for name in copied},
-            "votes": {name: pair[f"vote_{name}"] for name in ("pca", "lpips", "ssim")},
-            "lr": _image(low_image),
-            "hr": _image(high_image),
-            "hr_aligned": _image(partner),
-            "mask": _image(np.where(valid, np.uint8(255), np.uint8(0))),
-            "lr_sha256": pixels_sha256(low_image),
-            "hr_sha256": pixels_sha256(high_image),
-            "hr_aligned_sha256": pixels_sha256(partner),
-        }
-        if plan.config.preview:
-            made["preview"] = _preview(partner, aligned.scale, aligned.offset, high_map)
-        return made
-
-    for number in run.chosen:
-        yield lambda number=number: row(number)  # type: ignore[misc]
-
-
-def _plain(value: Any) -> Any:
-    """Return a value of a pandas row as Python's own, what is missing as None."""
-    import pandas as pd
-
-    if pd.isna(value):
-        return None
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _slice_rows(
-    planned: PlannedVolume, found: SixteenBit, shown: IntensityMap, plan: ExportPlan
-) -> Iterator[Callable[[], dict[str, Any]]]:
-    threshold = (shown.foreground - found.offset) / found.scale
-    for plane, (frame, window) in sorted(planned.stacks.items()):
-        slices = frame.view(found.volume.data)
-        slice_mm, row_mm, col_mm = frame.spacing
-        constant = {
-            "subject": planned.subject,
-            "session": planned.session,
-            "split": plan.splits[planned.subject],
-            "plane": plane,
-            "volume": planned.path,
-            "scale": found.scale,
-            "offset": found.offset,
-            "lossless": found.lossless,
-            "intensity_low": shown.low,
-            "intensity_high": shown.high,
-            "slice_mm": slice_mm,
-            "row_mm": row_mm,
-            "col_mm": col_mm,
-        }
-
-        def row(
-            number: int,
-            slices: NDArray[Any] = slices,
-            constant: Mapping[str, Any] = constant,
-            plane: Plane = plane,
-        ) -> dict[str, Any]:
-            image = found.pixels(slices[number])
-            made = {
-                "slice_id": f"{planned.id}_{plane}_{number:04d}",
-                **constant,
-                "slice_index": number,
-                "image": _image(image),
-                "foreground": float((image > threshold).mean()),
-                "sha256": pixels_sha256(image),
-            }
-            if plan.config.preview:
-                made["preview"] = _preview(image, found.scale, found.offset, shown)
-            return made
-
-        for number in window.slice_numbers.tolist():
-            yield lambda number=number, row=row: row(number)  # type: ignore[misc]
-
-
-def _write_trail(run: PlannedPairs, folder: Path, pseudonyms: Pseudonyms) -> None:
-    """Write every voter's distances, and the review without anybody's name or words."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from srmri_data.deid.trail import public_event
-    from srmri_data.run_folder import read_votes
-
-    votes = read_votes(run.run.path)
-    path = folder / "votes" / f"{run.id}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.table({name: pa.array(votes[name]) for name in votes}).replace_schema_metadata(None)
-    pq.write_table(table, path, compression="ZSTD", store_schema=False)
-    if run.events:
-        lines = [
-            json.dumps(public_event(event, pseudonyms), ensure_ascii=False) + "\n"
-            for event in run.events
-        ]
-        write_text(folder / "reviews" / f"{run.id}.jsonl", "".join(lines))
-
-
-def _provenance(plan: ExportPlan, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "layout_version": LAYOUT_VERSION,
-        "versions": versions(),
-        "volumes": {
-            v.id: {
-                "subject": v.subject,
-                "session": v.session,
-                "role": v.role,
-                "path": v.path,
-                "source_hmac_sha256": v.source,
-                "acquisition": dict(v.facts),
-                **facts[v.id],
-                "stacks": {
-                    plane: {
-                        "to_voxel": frame.to_voxel.tolist(),
-                        "slices": list(window.slices),
-                    }
-                    for plane, (frame, window) in sorted(v.stacks.items())
-                },
-            }
-            for v in plan.volumes
-        },
-        "runs": {run.id: _run_facts(run) for run in plan.runs},
-    }
-
-
-def _run_facts(run: PlannedPairs) -> dict[str, Any]:
-    comparison, summary = run.plan, run.run.summary
-    settings, described = run.run.provenance["config"], run.describe()
-    registration = summary.get("registration")
-    return {
-        "low_res": run.low.id,
-        "high_res": run.high.id,
-        "settings": {name: settings[name] for name in _SETTINGS if name in settings},
-        "registration": None
-        if registration is None
-        else {
-            name: registration[name]
-            for name in ("matrix", "score", "ceiling", "quality", "n_starts")
-            if name in registration
-        },
-        "low_res_window": _window(comparison.low_window),
-        "high_res_window": _window(comparison.high_window),
-        "low_res_to_voxel": comparison.low_frame.to_voxel.tolist(),
-        "high_res_to_voxel": comparison.high_frame.to_voxel.tolist(),
-        "pairs": described["status"],
-        "exported": described["exported"],
-        "decisions_sha256": summary.get("decisions_sha256"),
-    }
-
-
-def _window(window: Window) -> dict[str, list[int]]:
-    return {name: list(getattr(window, name)) for name in ("slices", "rows", "cols")}

@@ -714,6 +714,12 @@ class _Run:
             ranks=self.ranks,
         )
         step = self.trainer.step
+        if not math.isfinite(table.score):
+            raise TrainingError(
+                f"the validation error is not finite after {step} steps; the last state saved is "
+                f"after {max(self.saved, 0)}",
+                hint="try a lower --learning-rate",
+            )
         better = self.best is None or table.score < self.best["score_db"]
         if self.ranks.is_main:
             self.log.validation(step, table)

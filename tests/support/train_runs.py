@@ -34,7 +34,9 @@ def shrink(set_attribute: SetAttribute, set_item: SetItem, *, draw: bool = False
         set_attribute(page, "write_page", lambda *_args, **_settings: None)
 
 
-def train(data: Path, out: Path, *, resume: bool = False, **settings: Any) -> dict[str, Any]:
+def train(
+    data: Path, out: Path, *, resume: bool = False, init: Path | None = None, **settings: Any
+) -> dict[str, Any]:
     """Train the small network for a few steps in which everything happens."""
     from srmri_model.train import run_training
     from srmri_model.training.config import TrainConfig
@@ -46,7 +48,7 @@ def train(data: Path, out: Path, *, resume: bool = False, **settings: Any) -> di
     }  # fmt: skip
     warnings: list[str] = []
     config = TrainConfig.for_preset("tiny", **{**given, **settings})
-    summary = run_training([str(data)], out, config, resume=resume, warn=warnings.append)
+    summary = run_training([str(data)], out, config, resume=resume, init=init, warn=warnings.append)
     return {**summary, "warnings": warnings}
 
 

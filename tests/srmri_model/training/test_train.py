@@ -104,12 +104,11 @@ def test_a_loss_that_is_no_number_ends_the_run(phantoms, tmp_path):
 
 
 def test_init_begins_with_given_weights(phantoms, tmp_path):
-    from srmri_model.train import run_training
-
     train_runs.train(phantoms, tmp_path / "a", steps=3)
     start = tmp_path / "a" / "model.safetensors"
-    settings = train_runs.config(steps=1, learning_rate=1e-12, warmup_steps=0)
-    run_training([str(phantoms)], tmp_path / "b", settings, init=start)
+    train_runs.train(
+        phantoms, tmp_path / "b", init=start, steps=1, learning_rate=1e-12, warmup_steps=0
+    )
     one, other = (load_checkpoint(tmp_path / n / "model.safetensors").tensors for n in "ab")
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, rtol=0, atol=1e-6)

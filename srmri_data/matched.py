@@ -379,5 +379,8 @@ def enlarged(
         start = (1 / ratio - 1) / 2
         matrices.append(resize_matrix(size, images.shape[axis], start=start, step=1 / ratio))
     row_matrix, col_matrix = matrices
-    sized: NDArray[np.float32] = np.clip(row_matrix @ images @ col_matrix.T, 0, 1)
-    return np.ascontiguousarray(sized)
+    sized = np.empty((len(images), len(row_matrix), len(col_matrix)), dtype=np.float32)
+    # Slice by slice: at once, what lies in between would be the largest arrays of a whole run.
+    for image, larger in zip(images, sized, strict=True):
+        np.clip(row_matrix @ image @ col_matrix.T, 0, 1, out=larger)
+    return sized

@@ -15,12 +15,14 @@ import pytest
 from numpydoc.validate import validate
 
 import srmri_data
+import srmri_model
 
 CHECKS = {"GL08", "PR01", "PR02", "PR03", "RT01", "YD01"}
 # Compiled functions have no signature to compare with.
 MODULES = sorted(
     module.name
-    for module in pkgutil.walk_packages(srmri_data.__path__, "srmri_data.")
+    for package in (srmri_data, srmri_model)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     if not module.name.endswith("_kernel")
 )
 

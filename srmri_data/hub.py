@@ -563,7 +563,13 @@ class PushReport:
     rows: dict[str, dict[str, int]]
 
     def document(self) -> dict[str, Any]:
-        """Return the report for programs."""
+        """Return the report for programs.
+
+        Returns
+        -------
+        dict
+            JSON-able values.
+        """
         return asdict(self)
 
 

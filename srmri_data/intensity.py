@@ -105,8 +105,8 @@ def content_box(data: NDArray[Any]) -> tuple[slice, ...]:
 
     Examples
     --------
-    >>> content_box(np.pad([[1, 2, 3]], ((1, 2), (0, 4))))
-    (slice(1, 2, None), slice(0, 3, None))
+    >>> content_box(np.pad([[1, 2, 3], [4, 5, 6]], ((1, 2), (0, 4))))
+    (slice(1, 3, None), slice(0, 3, None))
     """
     box = [slice(0, n) for n in data.shape]
 

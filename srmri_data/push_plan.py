@@ -71,7 +71,18 @@ class RemoteFile:
     blob: str
 
     def is_same(self, staged: StagedFile) -> bool:
-        """Say whether this is the staged file, as far as a listing tells."""
+        """Say whether this is the staged file, as far as a listing tells.
+
+        Parameters
+        ----------
+        staged : StagedFile
+            What it is compared with.
+
+        Returns
+        -------
+        bool
+            True if size and content's hash agree.
+        """
         name = (staged.sha256, self.sha256) if self.sha256 else (staged.blob, self.blob)
         return self.size == staged.size and name[0] == name[1]
 
@@ -185,7 +196,13 @@ class PushPlan:
         return not self.merge and not self.stale_on_main
 
     def document(self) -> dict[str, Any]:
-        """Return the plan for people and programs: every file and every field."""
+        """Return the plan for people and programs: every file and every field.
+
+        Returns
+        -------
+        dict
+            JSON-able values.
+        """
         config = self.config
         return {
             "repo": config.repo,

@@ -119,7 +119,7 @@ def karras_levels(
     Examples
     --------
     >>> [round(s, 3) for s in karras_levels(0.01, 1.0, 3)]
-    [1.0, 0.149, 0.01, 0.0]
+    [1.0, 0.145, 0.01, 0.0]
     """
     first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return [(first + n / (count - 1) * (last - first)) ** rho for n in range(count)] + [0.0]

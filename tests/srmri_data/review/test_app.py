@@ -554,6 +554,9 @@ def test_disagreements_are_put_to_an_adjudicator(make_client, store):
 def test_what_is_clear_is_listed_once_asked_for(client, store, monkeypatch):
     (first, *_) = [lr for lr, auto in store.items.items() if auto.status == "review"]
     auto = store.items[first]
+    for other in store.items:
+        unclear = replace(store.items[other], votes={"pca": 10, "ssim": 40}, geometry=30.3)
+        monkeypatch.setitem(store.items, other, unclear)
     clear = replace(auto, votes={"pca": 30, "ssim": 31}, geometry=30.3, empty=False)
     monkeypatch.setitem(store.items, first, clear)
     (listed,) = client.get("/api/clear", params={"reviewer": "ann"}).json()["items"]

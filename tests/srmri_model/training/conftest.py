@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -22,8 +23,14 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the tiny preset so small that a step takes milliseconds."""
+def small_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make the tiny preset so small that a step takes milliseconds, on one thread."""
+    import torch
     import train_runs
 
     train_runs.shrink(monkeypatch.setattr, monkeypatch.setitem)
+    # As the runs in processes of their own: other threads, other last bits.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -211,6 +211,8 @@ def _banded(
     n_lr, n_hr = len(low_res), len(high_res)
     distances = np.full((n_lr, n_hr), np.nan, np.float32)
     kept: dict[int, list[torch.Tensor]] = {}
+    # Slices are at HR's size here; larger chunks take more memory and no less time.
+    chunk = max(1, chunk // 8)
 
     def candidates(wanted: range, still: int) -> None:
         for old in [j for j in kept if j < still]:
@@ -224,7 +226,7 @@ def _banded(
 
     # Bands need not move steadily: a candidate is forgotten when no later slice asks for it.
     later = np.minimum.accumulate(band[::-1, 0])[::-1]
-    for start, layers in _features(model, low_res, max(1, chunk // 4)):
+    for start, layers in _features(model, low_res, chunk):
         for i in range(start, start + len(layers[0])):
             wanted = range(*band[i])
             candidates(wanted, int(later[i]))

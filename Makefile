@@ -25,7 +25,7 @@ demo: $(READY)
 	$(BIN)/srmri demo --out srmri-demo --force
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow' -n auto
+	$(BIN)/python -m pytest -m 'not slow' -n auto --dist loadfile
 
 deep: $(READY)
 	$(BIN)/python -m pytest

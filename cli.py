@@ -60,6 +60,10 @@ EXIT_CODES = (
 class _Group(TyperGroup):
     """The one place where errors become messages and exit codes."""
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        # A page of names needs no panels, and loading what draws them takes as long as all else.
+        super(TyperGroup, self).format_help(ctx, formatter)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -79,7 +83,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXIT_CODES,
 )
 
@@ -154,8 +158,8 @@ def _root(
 ) -> None:
     """Pair MRI scans of one animal at two resolutions, slice by slice.
 
-    Start with [bold]srmri demo[/], the whole way on a built-in mouse brain; then, on your own
-    scans, [bold]srmri inspect STUDY[/] and [bold]srmri pair --lr STUDY/7 --hr STUDY/8[/].
+    Start with `srmri demo`, the whole way on a built-in mouse brain; then, on your own
+    scans, `srmri inspect STUDY` and `srmri pair --lr STUDY/7 --hr STUDY/8`.
     """
 
 

@@ -25,7 +25,7 @@ demo: $(READY)
 	$(BIN)/srmri demo --out srmri-demo --force
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow' -n auto --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow' -n auto
 
 deep: $(READY)
 	$(BIN)/python -m pytest

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import locale
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+# What a library may change for the whole process, and the tests after it would have to live with.
+CHARACTERS = locale.setlocale(locale.LC_CTYPE)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Give every test the locale and the arithmetic that the process began with."""
+    locale.setlocale(locale.LC_CTYPE, CHARACTERS)
+    if "torch" in sys.modules:
+        # Training flushes denormals; nothing else may.
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

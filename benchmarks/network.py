@@ -51,6 +51,7 @@ def reference_network(checkout: Path, nf: int) -> nn.Module:
         if isinstance(node, ast.FunctionDef) and node.name == "upfirdn2d_native"
     ]
     scope: dict[str, Any] = {"F": F, "torch": torch}
+    # One function of a checkout the caller names: importing the module would build CUDA code.
     exec(compile(ast.Module(native, []), "upfirdn2d", "exec"), scope)
 
     def upfirdn2d(

@@ -25,16 +25,7 @@ from srmri_model.networks.config import PRESETS, NetworkConfig
 
 FOLDER = "nifti/mouse_invivo_T2w_150um_GPL3"
 SIGMAS = (0.05, 0.1, 0.25)
-EDM = NetworkConfig(
-    nf=24,
-    blocks=2,
-    middle_attention=False,
-    progressive_input="none",
-    fourier_scale=1.0,
-    scale_by_sigma=False,
-    preconditioning="edm",
-    sigma_max=10.0,
-)
+EDM = replace(PRESETS["tiny"], nf=24)
 THREE: dict[str, Any] = {"ch_mult": (1, 2, 2), "attention": (False,) * 3}
 SHAPES: dict[str, NetworkConfig] = {
     "small": PRESETS["small"],

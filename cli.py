@@ -1824,8 +1824,8 @@ def push(
 
     Everything is scanned, uploaded aside, read back byte by byte and loaded from there before the
     repository takes it over. After an interruption, of export-hf --push as well, this command
-    sends what is missing. The
-    token is HF_TOKEN or what `hf auth login` stored; it is never shown or written.
+    sends what is missing. The token is HF_TOKEN or what `hf auth login` stored; it is never
+    shown or written.
     """
     from srmri_data.staged import read_staged, staged_version
 

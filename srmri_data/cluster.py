@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srmri_data.errors import UsageError
 from srmri_data.jobs import Clock, Progress, Task, is_finished, record_loss, run_tasks, state_of
+from srmri_data.slurm import SlurmOptions, job_executor
 
 if TYPE_CHECKING:
     import submitit
@@ -19,37 +19,21 @@ JOBS_FOLDER = "jobs"
 
 
 @dataclass(frozen=True)
-class ClusterOptions:
-    """What to ask the cluster for.
+class ClusterOptions(SlurmOptions):
+    """What to ask the cluster for: `SlurmOptions`, and what is special to an array.
 
     Parameters
     ----------
-    engine : {"slurm", "local"}
-        submitit's executor; ``local`` goes the same way on this machine, to try it.
-    partition : str, optional
-        SLURM partition; the cluster's default otherwise.
-    minutes : int
-        Time limit of an array task.
-    memory_gb : float
-        Memory of an array task.
-    processors : int
-        Processors of an array task, and threads of its worker.
+    engine, partition, minutes, memory_gb, processors, extra : see `SlurmOptions`
+        As for every job.
     parallel : int
         Array tasks that may run at a time.
     units_per_task : int
-        Subjects an array task pairs one after another.
-    extra : mapping of str to str
-        Further sbatch options, such as ``account`` or ``qos``.
+        Subjects an array task pairs one after another; `minutes` is for each.
     """
 
-    engine: str = "slurm"
-    partition: str | None = None
-    minutes: int = 60
-    memory_gb: float = 8.0
-    processors: int = 1
     parallel: int = 32
     units_per_task: int = 1
-    extra: Mapping[str, str] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, Any]:
         """Return them as submitit calls them.
@@ -59,17 +43,11 @@ class ClusterOptions:
         dict
             Arguments of ``AutoExecutor.update_parameters``.
         """
-        parameters: dict[str, Any] = {
-            "name": "srmri",
+        return {
+            **super().parameters(),
             "timeout_min": self.minutes * self.units_per_task,
-            "mem_gb": self.memory_gb,
-            "cpus_per_task": self.processors,
             "slurm_array_parallelism": self.parallel,
-            "slurm_additional_parameters": dict(self.extra),
         }
-        if self.partition is not None:
-            parameters["slurm_partition"] = self.partition
-        return parameters
 
 
 class ArrayTask:
@@ -133,20 +111,11 @@ def submit(tasks: Sequence[Task], out: Path, options: ClusterOptions) -> list[Su
     UsageError
         If submitit or SLURM is missing, or refuses the options.
     """
-    submitit = _submitit()
-    try:
-        executor = submitit.AutoExecutor(folder=out / JOBS_FOLDER / "%j", cluster=options.engine)
-        executor.update_parameters(**options.parameters())
-        size = options.units_per_task
-        shares = [tasks[start : start + size] for start in range(0, len(tasks), size)]
-        work = [ArrayTask(share, options.processors) for share in shares]
-        with executor.batch():
-            jobs = [executor.submit(item) for item in work]
-    except (RuntimeError, ValueError, NameError, submitit.core.utils.FailedJobError) as error:
-        raise UsageError(
-            f"the jobs could not be submitted: {error}",
-            hint="is SLURM installed here (sinfo), and are partition and limits allowed?",
-        ) from error
+    size = options.units_per_task
+    shares = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+    work = [ArrayTask(share, options.processors) for share in shares]
+    with job_executor(out / JOBS_FOLDER, options) as executor, executor.batch():
+        jobs = [executor.submit(item) for item in work]
     return [Submitted(job, tuple(share)) for job, share in zip(jobs, shares, strict=True)]
 
 
@@ -211,14 +180,3 @@ def _record_losses(item: Submitted, clock: Clock) -> None:
                 f"see {item.job.paths.stderr}; more time or memory: --slurm-time, --slurm-mem",
                 clock=clock,
             )
-
-
-def _submitit() -> Any:
-    try:
-        import submitit
-    except ImportError as error:
-        raise UsageError(
-            f"job arrays need a package that is missing ({error.name})",
-            hint="pip install 'srmri[slurm]', or leave out --engine",
-        ) from error
-    return submitit

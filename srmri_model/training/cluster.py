@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srmri_data.errors import UsageError
+from srmri_data.slurm import SlurmOptions, job_executor
 
 if TYPE_CHECKING:
     import submitit
@@ -16,36 +16,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class JobOptions:
-    """What to ask the cluster for.
+class JobOptions(SlurmOptions):
+    """What to ask the cluster for: `SlurmOptions`, and what is special to training.
 
     Parameters
     ----------
-    engine : {"slurm", "local"}
-        submitit's executor; ``local`` goes the same way on this machine, to try it.
-    partition : str, optional
-        SLURM partition; the cluster's default otherwise.
-    minutes : int
-        Time limit; a run that is stopped by it is queued again and goes on.
-    memory_gb : float
-        Memory of a node.
-    processors : int
-        Processors of a process.
+    engine, partition, minutes, memory_gb, processors, extra : see `SlurmOptions`
+        As for every job.
     nodes, processes, gpus : int
         Nodes, and processes and GPUs on each.
-    extra : mapping of str to str
-        Further sbatch options, such as ``account`` or ``qos``.
+
+    Notes
+    -----
+    A run that is stopped by the time limit is queued again and goes on.
     """
 
-    engine: str = "slurm"
-    partition: str | None = None
     minutes: int = 720
     memory_gb: float = 32.0
     processors: int = 4
     nodes: int = 1
     processes: int = 1
     gpus: int = 0
-    extra: Mapping[str, str] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, Any]:
         """Return them as submitit calls them.
@@ -55,19 +46,13 @@ class JobOptions:
         dict
             Arguments of ``AutoExecutor.update_parameters``.
         """
-        parameters: dict[str, Any] = {
+        return {
+            **super().parameters(),
             "name": "srmri-train",
-            "timeout_min": self.minutes,
-            "mem_gb": self.memory_gb,
-            "cpus_per_task": self.processors,
             "nodes": self.nodes,
             "tasks_per_node": self.processes,
             "gpus_per_node": self.gpus,
-            "slurm_additional_parameters": dict(self.extra),
         }
-        if self.partition is not None:
-            parameters["slurm_partition"] = self.partition
-        return parameters
 
 
 @dataclass(frozen=True)
@@ -157,13 +142,6 @@ def submit_training(
     UsageError
         If submitit or SLURM is missing, or refuses the options.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise UsageError(
-            f"jobs need a package that is missing ({error.name})",
-            hint="pip install 'srmri[slurm]', or leave out --engine",
-        ) from error
     out = Path(out).absolute()
     here = [str(Path(d).absolute()) if Path(d).exists() else d for d in data]
     job = TrainingJob(
@@ -173,13 +151,6 @@ def submit_training(
         split and Path(split).absolute(),
         init and Path(init).absolute(),
     )
-    try:
-        executor = submitit.AutoExecutor(folder=out / "jobs" / "%j", cluster=options.engine)
-        executor.update_parameters(**options.parameters())
+    with job_executor(out / "jobs", options) as executor:
         submitted = executor.submit(job)
-    except (RuntimeError, ValueError, NameError, submitit.core.utils.FailedJobError) as error:
-        raise UsageError(
-            f"the job could not be submitted: {error}",
-            hint="is SLURM installed here (sinfo), and are partition and limits allowed?",
-        ) from error
     return str(submitted.job_id), str(submitted.paths.stderr)

@@ -90,7 +90,9 @@ def test_remapping_takes_away_the_bias_of_the_background(animal, snr, ratio):
     assert abs(rest[air].mean()) < 0.3
     assert abs(rest[deep].mean()) < 0.1
     assert (rest[air] ** 2).mean() < 1
-    assert (rest[deep] ** 2).mean() == pytest.approx(1, abs=0.1)
+    # Below an SNR of 2 the magnitudes of HR themselves vary less than its noise does.
+    spread = 0.1 if snr >= 2 * ratio else 0.15
+    assert (rest[deep] ** 2).mean() == pytest.approx(1, abs=spread)
     raw = (low - expected) / sigma
     assert abs(rest[edge].mean()) < 0.3 + 0.5 * abs(raw[edge].mean())
     if ratio in (0.0, 2.0, 2.8):

@@ -18,7 +18,15 @@ from srmri_data.errors import ResolutionError, UsageError
 from srmri_data.intensity import foreground_threshold
 from srmri_data.slices import IntensityMap
 from srmri_model.axes import apply_per_axis
-from srmri_model.operators import GRIDS, KINDS, Grid, Kind, degradation_matrix, low_size
+from srmri_model.operators import (
+    GRIDS,
+    KINDS,
+    Grid,
+    Kind,
+    degradation_matrix,
+    factor_per_axis,
+    low_size,
+)
 
 # Fourth difference: of the derivatives that stay within five voxels it sees anatomy least.
 _DETAIL = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / math.sqrt(70)
@@ -94,7 +102,8 @@ def estimate_noise(low_res: ArrayLike) -> NoiseEstimate:
     1.0
     """
     data = np.asarray(low_res, dtype=np.float64)
-    air = _air(data)
+    # Wide enough that windows of noise are not chosen for being darker than others.
+    air = _air(data, spreads=2)
     if air is not None:
         sigma = float(np.median(data[air])) / _RAYLEIGH_MEDIAN
         return NoiseEstimate(sigma, "air", int(air.sum()))
@@ -137,7 +146,8 @@ def zero_filling(low_res: ArrayLike) -> tuple[float, ...] | None:
     [2.0, 1.0]
     """
     data = np.asarray(low_res, dtype=np.float64)
-    air = _air(data)
+    # Choosing the darkest does not correlate neighbours; what is left of ghosts does.
+    air = _air(data, spreads=0)
     if air is None:
         return None
     factors = []
@@ -298,7 +308,7 @@ class OperatorFit:
 def fit_operator(
     high_res: ArrayLike,
     low_res: ArrayLike,
-    factor: float | Sequence[float],
+    factor: float | tuple[float, ...],
     *,
     kinds: Sequence[Kind] = KINDS,
     grids: Sequence[Grid] = GRIDS,
@@ -311,7 +321,7 @@ def fit_operator(
         HR, two or three axes, registered: LR's voxels lie where one of the `grids` says.
     low_res : array_like
         LR, ``low_size(n, factor)`` voxels along each axis.
-    factor : float or sequence of float
+    factor : float or tuple of float
         LR over HR voxel size, for all axes or for each.
     kinds, grids : sequence of str
         Those to try. For "gaussian" and "slice-profile" the width is fitted, the same along all
@@ -327,10 +337,12 @@ def fit_operator(
     ------
     UsageError
         If the sizes do not fit the factor.
+    ResolutionError
+        If LR has no foreground.
     """
     high = torch.from_numpy(np.ascontiguousarray(high_res, dtype=np.float32))
     low = np.asarray(low_res, dtype=np.float64)
-    factors = [float(f) for f in factor] if isinstance(factor, Sequence) else [factor] * high.ndim
+    factors = factor_per_axis(high.ndim, factor)
     expected = tuple(low_size(n, f) for n, f in zip(high.shape, factors, strict=True))
     if low.shape != expected:
         raise UsageError(
@@ -341,6 +353,8 @@ def fit_operator(
     # In air noise lifts the mean, which no gain explains.
     inside = low > foreground_threshold(low)
     target = low[inside]
+    if not target.size:
+        raise ResolutionError("LR holds one single intensity, so nothing can be fitted to it")
 
     def fit(kind: Kind, grid: Grid, width: float | None) -> OperatorFit:
         matrices = [
@@ -373,8 +387,8 @@ def fit_operator(
     return sorted(fits, key=lambda fit: fit.residual)
 
 
-def _air(data: NDArray[np.float64]) -> NDArray[np.bool_] | None:
-    """Voxels of the darkest windows outside the animal, if noise alone is in them."""
+def _air(data: NDArray[np.float64], *, spreads: float) -> NDArray[np.bool_] | None:
+    """Voxels of windows outside the animal as dark as the darkest quarter, if all is noise."""
     tissue = data > foreground_threshold(data)
     air = (data != 0) & ~ndimage.binary_dilation(tissue, iterations=2)
     size = [_WINDOW if n >= _ROOM else 1 for n in data.shape]
@@ -384,8 +398,8 @@ def _air(data: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     if air.sum() < _MIN_VOXELS:
         return None
     brightness = total[air] / share[air]
-    # Two standard deviations of the mean of a window half full of noise.
-    margin = 2 * _RAYLEIGH_SPREAD / math.sqrt(math.prod(size) / 2)
+    # In units of the standard deviation of the mean of a window half full of noise.
+    margin = spreads * _RAYLEIGH_SPREAD / math.sqrt(math.prod(size) / 2)
     air[air] = brightness <= (1 + margin) * np.quantile(brightness, 0.25)
     lower, upper = np.percentile(data[air], [25, 75])
     is_noise = abs(lower / upper - _RAYLEIGH_QUARTILES) < _QUARTILES_TOLERANCE

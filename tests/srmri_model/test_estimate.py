@@ -227,3 +227,8 @@ def test_operator_grid_and_width_are_found_in_a_pair(animal, kind, grid, width, 
 def test_a_pair_of_sizes_that_do_not_fit_is_refused(animal):
     with pytest.raises(UsageError, match=r"make LR of \(36, 32, 24\); found \(36, 32, 48\)"):
         fit_operator(animal, animal[::2, ::2], 2)
+
+
+def test_a_pair_without_foreground_is_refused():
+    with pytest.raises(ResolutionError, match="one single intensity"):
+        fit_operator(np.ones((8, 8, 8)), np.ones((4, 4, 4)), 2)

@@ -31,6 +31,7 @@ from srmri_data.choices import (
     Gated,
     Grid,
     Method,
+    OptimiserName,
     OutputFormat,
     Plane,
     Precision,
@@ -1327,10 +1328,13 @@ def train(
     batch: Annotated[int | None, _recipe("Images per process and part.", min=1)] = None,
     accumulate: Annotated[int, _recipe("Parts whose gradients make one step.", min=1)] = 1,
     patch: Annotated[int | None, _recipe("Edge of the crops; 0: whole slices.", min=0)] = None,
-    learning_rate: Annotated[float | None, _recipe("Of Adam, after the warm-up.")] = None,
+    learning_rate: Annotated[float | None, _recipe("After the warm-up.")] = None,
     warmup_steps: Annotated[int | None, _recipe("Steps of rising rate.", min=0)] = None,
     ema_decay: Annotated[float | None, _recipe("Largest decay of the averaged weights.")] = None,
     decay: Annotated[Decay | None, _recipe("Whether the rate falls to zero over the run.")] = None,
+    optimiser: Annotated[
+        OptimiserName | None, _recipe("Muon: for matrices, with Adam for the rest.")
+    ] = None,
     precision: Annotated[Precision, _recipe("Arithmetic of the network.")] = "float32",
     compiled: Annotated[bool, _recipe("Run through torch.compile.")] = False,
     recompute: Annotated[
@@ -1386,6 +1390,7 @@ def train(
         warmup_steps=warmup_steps,
         ema_decay=ema_decay,
         decay=decay,
+        optimiser=optimiser,
         sigma_max=sigma_max,
         seed=seed,
         device=device,

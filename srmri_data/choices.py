@@ -71,3 +71,6 @@ Precision: TypeAlias = Literal["float32", "bf16"]
 
 Decay: TypeAlias = Literal["none", "cosine"]
 """What the learning rate does after its warm-up: stay, or fall to zero over the run."""
+
+OptimiserName: TypeAlias = Literal["adam", "muon"]
+"""What changes the weights in training: Adam, or Muon for matrices and Adam for the rest."""

@@ -2,7 +2,7 @@
 
 Every random number depends on the seed and on the number of a step or image
 (`srmri_model.training.order`), so the state of a run is its weights, their
-average, Adam's moments and one count. `run_training` is where clock, disk,
+average, the optimiser's moments and one count. `run_training` is where clock, disk,
 processes and signals come in.
 """
 
@@ -42,6 +42,7 @@ from srmri_model.sde import geometric_levels, training_sigmas
 from srmri_model.training.config import TrainConfig
 from srmri_model.training.ema import WeightAverage
 from srmri_model.training.logs import TrainingLog
+from srmri_model.training.optimise import Optimiser
 from srmri_model.training.order import BatchOrder, draw, shapes_of, share
 from srmri_model.training.ranks import Ranks, joined, local_device
 from srmri_model.training.slices import FLIPPABLE, Slices, TrainingData, open_data, plane_index
@@ -240,7 +241,7 @@ class Trainer:
         self.step = 0
         self.changing = threading.Lock()
         self.average = WeightAverage(network, decay=config.ema_decay)
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+        self.optimiser = Optimiser(network, config.optimiser)
         self._parallel = DistributedDataParallel(network) if ranks.world > 1 else None
         options = {"bf16": config.precision == "bf16", "compiled": config.compiled}
         self._denoiser = Denoiser(self._parallel or network, shape, **options)
@@ -283,11 +284,9 @@ class Trainer:
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         with self.changing:
-            self.optimiser.param_groups[0]["lr"] = rate
-            self.optimiser.step()
+            self.optimiser.step(rate)
             self.average.update(self.network, self.step + 1)
             self.step += 1
-        self.optimiser.zero_grad(set_to_none=True)
         return total, norm
 
     def _loss(self, part: Batch) -> Tensor:
@@ -309,15 +308,11 @@ class Trainer:
         weights : dict of str to Tensor
             Averaged weights, with what is frozen in the network.
         extra : dict of str to Tensor
-            The network's own weights and Adam's moments.
+            The network's own weights and the optimiser's moments.
         """
         own = self.network.state_dict()
         extra = {f"own.{name}": own[name] for name in self._names}
-        moments = self.optimiser.state_dict()["state"]
-        for number, name in enumerate(self._names):
-            if number in moments:
-                extra[f"mean.{name}"] = moments[number]["exp_avg"]
-                extra[f"square.{name}"] = moments[number]["exp_avg_sq"]
+        extra |= self.optimiser.moments()
         return {**own, **self.average.weights}, extra
 
     @torch.no_grad()
@@ -341,17 +336,7 @@ class Trainer:
             self.network.load_state_dict({**state.tensors, **own})
             self.average.load(state.tensors)
             if step:
-                # Adam adds its moments in the order they lie in memory, that of the weights.
-                moments = {
-                    number: {
-                        "step": torch.tensor(float(step)),
-                        "exp_avg": torch.empty_like(weight).copy_(state.extra[f"mean.{name}"]),
-                        "exp_avg_sq": torch.empty_like(weight).copy_(state.extra[f"square.{name}"]),
-                    }
-                    for number, (name, weight) in enumerate(self.network.named_parameters())
-                }
-                groups = self.optimiser.state_dict()["param_groups"]
-                self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+                self.optimiser.restore(state.extra, step)
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(
                 f"the training state does not fit the network: {error}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from srmri_data.choices import Decay, Plane, Precision, TrainingPlane
+from srmri_data.choices import Decay, OptimiserName, Plane, Precision, TrainingPlane
 from srmri_data.errors import UsageError
 from srmri_model.networks import PRESETS, NetworkConfig
 from srmri_model.sde import LogNormal
@@ -34,6 +34,8 @@ class Recipe:
         Distribution of σ; None for the paper's.
     decay : {"none", "cosine"}
         Whether the rate falls to zero over the run.
+    optimiser : {"adam", "muon"}
+        What changes the weights; see `srmri_model.training.optimise.Optimiser`.
     """
 
     batch: int
@@ -43,14 +45,15 @@ class Recipe:
     patch: int
     noise: LogNormal | None
     decay: Decay
+    optimiser: OptimiserName
 
 
-PAPER = Recipe(4, 2e-4, 5000, 0.999, 0, None, "none")
+PAPER = Recipe(4, 2e-4, 5000, 0.999, 0, None, "none", "adam")
 RECIPES: Mapping[str, Recipe] = {
     "paper": PAPER,
     "base": PAPER,
     "small": PAPER,
-    "tiny": Recipe(4, 2e-3, 100, 0.9999, 64, LogNormal(-2.0, 1.2), "cosine"),
+    "tiny": Recipe(4, 2e-3, 100, 0.9999, 64, LogNormal(-2.0, 1.2), "cosine", "muon"),
 }
 
 
@@ -75,13 +78,15 @@ class TrainConfig:
     patch : int
         Edge of the crops; 0 for whole slices.
     learning_rate, warmup_steps : float, int
-        Adam's rate, and the steps over which it rises linearly.
+        The optimiser's rate, and the steps over which it rises linearly.
     ema_decay : float
         Largest decay of the averaged weights.
     noise : LogNormal, optional
         Distribution of σ; None for the paper's.
     decay : {"none", "cosine"}
         Whether the rate falls to zero over the run: over its steps, or its minutes.
+    optimiser : {"adam", "muon"}
+        What changes the weights; see `srmri_model.training.optimise.Optimiser`.
     clip : float
         Largest norm of the gradient.
     sigma_max : float, optional
@@ -124,6 +129,7 @@ class TrainConfig:
     ema_decay: float = 0.999
     noise: LogNormal | None = None
     decay: Decay = "none"
+    optimiser: OptimiserName = "adam"
     clip: float = 1.0
     sigma_max: float | None = None
     seed: int = 0

@@ -1,0 +1,190 @@
+"""Optimisers: Adam, and Muon for the matrices of a network with Adam for the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from srmri_data.choices import OptimiserName
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_NARROW = 4
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Bring the singular values of a matrix near 1, by a quintic Newton–Schulz iteration.
+
+    Parameters
+    ----------
+    matrix : (m, n) Tensor
+        Any matrix.
+
+    Returns
+    -------
+    (m, n) Tensor
+        About U Vᵀ of its singular value decomposition: singular values from 0.7 to 1.2, except
+        those below about 1e-3 of its Frobenius norm.
+
+    References
+    ----------
+    K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    tall = matrix.shape[0] > matrix.shape[1]
+    x: Tensor = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrix is orthogonalised before it is applied.
+
+    A convolution's kernel is the matrix of output channels by everything else. Steps are as
+    large as Adam's usually are, an RMS of 0.2 times the rate, so that rates of both compare.
+
+    Parameters
+    ----------
+    parameters : iterator of Tensor
+        Weights of two or more dimensions.
+    lr : float
+        Learning rate.
+    momentum : float
+        Decay of the momentum, in Nesterov's form.
+
+    References
+    ----------
+    K. Jordan et al. 2024; size of the step: J. Liu et al., Muon is scalable for LLM training, 2025.
+    """
+
+    def __init__(self, parameters: Iterator[Tensor], *, lr: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Make one step.
+
+        Parameters
+        ----------
+        closure : None
+            For torch's interface only.
+        """
+        for group in self.param_groups:
+            for weight in group["params"]:
+                state = self.state[weight]
+                if "exp_avg" not in state:
+                    state["exp_avg"] = torch.zeros_like(weight)
+                kept, gradient = state["exp_avg"], weight.grad
+                kept.lerp_(gradient, 1 - group["momentum"])
+                update = orthogonalised(gradient.lerp(kept, group["momentum"]).flatten(1))
+                size = 0.2 * math.sqrt(max(update.shape))
+                weight.sub_(update.reshape(weight.shape), alpha=group["lr"] * size)
+
+
+def is_hidden_matrix(weight: Tensor) -> bool:
+    """Tell whether Muon takes a weight: a matrix that is not narrow, as the last one is.
+
+    Parameters
+    ----------
+    weight : Tensor
+        A parameter.
+
+    Returns
+    -------
+    bool
+        Whether it is more than 4 wide both ways.
+    """
+    return weight.dim() > 1 and min(weight.shape[0], weight[0].numel()) > _NARROW
+
+
+class Optimiser:
+    """One or two of torch's optimisers, by the names of the weights they change.
+
+    Parameters
+    ----------
+    network : Module
+        To be trained.
+    name : {"adam", "muon"}
+        ``muon``: `Muon` for matrices, Adam for the rest, at the same rate.
+    """
+
+    def __init__(self, network: nn.Module, name: OptimiserName) -> None:
+        self._weights = dict(network.named_parameters())
+        matrices = [p for p in self._weights.values() if name == "muon" and is_hidden_matrix(p)]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in self._weights.values() if id(p) not in chosen]
+        self._parts: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=0.0, fused=True)]
+        if matrices:
+            self._parts.append(Muon(iter(matrices), lr=0.0))
+
+    def step(self, rate: float) -> None:
+        """Change the weights by their gradients, and forget those.
+
+        Parameters
+        ----------
+        rate : float
+            Learning rate.
+        """
+        for part in self._parts:
+            part.param_groups[0]["lr"] = rate
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+    def moments(self) -> dict[str, Tensor]:
+        """Return what it remembers.
+
+        Returns
+        -------
+        dict of str to Tensor
+            ``mean.NAME``, and ``square.NAME`` for Adam's weights; nothing before the first step.
+        """
+        return {
+            f"{kind}.{name}": state[key]
+            for name, state in self._states()
+            for kind, key in (("mean", "exp_avg"), ("square", "exp_avg_sq"))
+            if key in state
+        }
+
+    def restore(self, moments: dict[str, Tensor], step: int) -> None:
+        """Go back to what it remembered.
+
+        Parameters
+        ----------
+        moments : dict of str to Tensor
+            From `moments`; other entries are passed over.
+        step : int
+            Steps done.
+
+        Raises
+        ------
+        KeyError
+            If something lacks.
+        """
+        # Moments are added in the order they lie in memory, which has to be that of the weights.
+        for part in self._parts:
+            keys = {"mean": "exp_avg"}
+            if isinstance(part, torch.optim.Adam):
+                keys["square"] = "exp_avg_sq"
+            mine = {id(p) for p in part.param_groups[0]["params"]}
+            for name, weight in self._weights.items():
+                if id(weight) in mine:
+                    state: dict[str, Any] = {
+                        key: torch.empty_like(weight).copy_(moments[f"{kind}.{name}"])
+                        for kind, key in keys.items()
+                    }
+                    if "square" in keys:
+                        state["step"] = torch.tensor(float(step), device=weight.device)
+                    part.state[weight] = state
+
+    def _states(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        for name, weight in self._weights.items():
+            for part in self._parts:
+                if weight in part.state:
+                    yield name, part.state[weight]

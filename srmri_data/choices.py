@@ -71,3 +71,11 @@ Precision: TypeAlias = Literal["float32", "bf16"]
 
 Decay: TypeAlias = Literal["none", "cosine"]
 """What the learning rate does after its warm-up: stay, or fall to zero over the run."""
+
+SamplerName: TypeAlias = Literal[
+    "fast", "paper", "dps", "mcg", "score-sde", "pc", "ddnm", "diffpir"
+]
+"""How images are drawn from the posterior; `pc` alone takes no notice of the measurement."""
+
+MisfitNorm: TypeAlias = Literal["squared", "l2"]
+"""What gradient steps descend: the squared norm of the misfit, or the norm itself."""

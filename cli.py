@@ -1987,10 +1987,11 @@ app.add_typer(bench, name="bench")
 
 
 @bench.command(
+    "testbed",
     epilog="Examples: srmri bench testbed · srmri bench testbed --out testbed · "
-    "srmri bench testbed --json"
+    "srmri bench testbed --json",
 )
-def testbed(
+def bench_testbed(
     out: Annotated[
         Path | None, typer.Option(help="Folder for testbed.json and testbed.png.")
     ] = None,

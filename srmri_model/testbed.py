@@ -218,7 +218,7 @@ class Posterior:
         (B, 1, rows, cols) Tensor
             Posterior samples.
         """
-        root = torch.linalg.cholesky(self.covariance)
+        root: Tensor = torch.linalg.cholesky(self.covariance)
         white = generator((1, *self.mean.shape[-2:])).double().flatten(1)
         return self.mean + (white @ root.mT).reshape(self.mean.shape)
 

@@ -21,7 +21,7 @@ from srmri_model.samplers import (
     PredictorCorrector,
     Settings,
 )
-from srmri_model.testbed import Quality, TestBed, make_testbed, try_sampler
+from srmri_model.testbed import TestBed, make_testbed, try_sampler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,16 +161,17 @@ def _try(bed: TestBed, entry: Entry, steps: int, *, draws: int, seed: int) -> di
     """Return the figures at a number of steps, with the best ρ where it is tuned."""
     settings = replace(entry.settings, steps=steps)
     candidates = [settings]
-    if entry.tuned:
-        candidates = [replace(settings, rho=rho) for rho in RHOS]  # type: ignore[call-arg]
-    tried: list[tuple[Quality, Settings]] = [
+    if entry.tuned and isinstance(settings, Guided):
+        candidates = [replace(settings, rho=rho) for rho in RHOS]
+    tried = [
         (try_sampler(bed, entry.sampler, candidate, draws=draws, seed=seed), candidate)
         for candidate in candidates
     ]
     quality, chosen = min(tried, key=lambda pair: abs(pair[0].residual - 1))
     figures = asdict(quality) | {"steps": steps}
-    with_gradient = isinstance(chosen, Guided) and quality.nbe > 0
-    return figures | ({"rho": chosen.rho} if with_gradient else {})
+    if isinstance(chosen, Guided) and quality.nbe:
+        figures["rho"] = chosen.rho
+    return figures
 
 
 _STYLES: Mapping[str, tuple[str, str]] = MappingProxyType(

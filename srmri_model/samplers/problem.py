@@ -8,12 +8,18 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float32
 from torch import Tensor
 
 from srmri_model.operators import SeparableOperator
 from srmri_model.samplers.variance import Variance
-from srmri_model.types import ImagesOrVolumes, Measurements, Planes, Sigmas
+from srmri_model.types import (
+    ImagesOrVolumes,
+    Measurements,
+    PerImage,
+    Planes,
+    Sigmas,
+    WhiteNoise,
+)
 
 
 class Denoises(Protocol):
@@ -21,13 +27,15 @@ class Denoises(Protocol):
 
     def __call__(
         self, x: ImagesOrVolumes, sigma: Sigmas | float, plane: Planes | None = None
-    ) -> ImagesOrVolumes: ...
+    ) -> ImagesOrVolumes:
+        """Denoise images, each with noise of its sigma."""
 
 
 class Noise(Protocol):
     """A source of white noise for every image of a batch."""
 
-    def __call__(self, shape: tuple[int, ...]) -> Float32[Tensor, "batch *shape"]: ...
+    def __call__(self, shape: tuple[int, ...]) -> WhiteNoise:
+        """Draw noise of a shape for every image."""
 
 
 class ImageNoise:
@@ -61,7 +69,7 @@ class ImageNoise:
         ]
         self._device = device
 
-    def __call__(self, shape: tuple[int, ...]) -> Float32[Tensor, "batch *shape"]:
+    def __call__(self, shape: tuple[int, ...]) -> WhiteNoise:
         """Draw the next noise of every image.
 
         Parameters
@@ -116,7 +124,7 @@ class Counted:
         self.forward += 1
         denoised = self._denoiser(x, sigma, plane)
         if denoised.requires_grad:
-            denoised.register_hook(self._count_backward)
+            denoised.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
         return denoised
 
     def _count_backward(self, _gradient: Tensor) -> None:
@@ -207,7 +215,7 @@ class Problem:
             return self.measurement
         return self.measurement + sigma * self.operator.forward(self.white())
 
-    def misfit(self, x: ImagesOrVolumes) -> Float32[Tensor, " batch"]:
+    def misfit(self, x: ImagesOrVolumes) -> PerImage:
         """Root mean square of H x − y.
 
         Parameters
@@ -275,4 +283,6 @@ def norms(images: Tensor) -> Tensor:
     (B, 1, ...) Tensor
         Shaped so that it multiplies images.
     """
-    return torch.linalg.vector_norm(images, dim=tuple(range(1, images.ndim)), keepdim=True)
+    axes = tuple(range(1, images.ndim))
+    found: Tensor = torch.linalg.vector_norm(images, dim=axes, keepdim=True)
+    return found

@@ -31,7 +31,6 @@ PRIORS = {
     "default": GaussianPrior.natural(),
     "rough": GaussianPrior.natural(std=0.25, slope=2.0, corner=2.0),
     "smooth": GaussianPrior.natural(std=0.2, slope=3.0, corner=2.0),
-    "very smooth": GaussianPrior.natural(std=0.1, slope=4.0, corner=2.0),
 }
 
 
@@ -102,10 +101,10 @@ def test_fast_draws_from_the_posterior_in_20_evaluations(prior, sigma_y):
 
 
 def test_fast_with_one_number_for_the_variance_stays_away_from_the_measurement():
-    bed = make_testbed(0.05, prior=PRIORS["very smooth"])
+    bed = make_testbed(0.05, prior=PRIORS["smooth"])
     exact = bed.prior.variance(bed.operator)
     found = try_sampler(bed, "fast", variance=lambda sigma: Variance(exact(sigma).pixel))
-    assert found.residual > 1.15
+    assert found.residual > 1.1
 
 
 def test_fusion_alone_leaves_what_it_does_not_see(bed):

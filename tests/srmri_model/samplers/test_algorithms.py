@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -34,7 +35,7 @@ Y = OPERATOR.forward(PRIOR.draw(ImageNoise(1, [(0,), (1,)])))
 
 
 class Recorded:
-    """The same noise again and again, one image at a time."""
+    """A source of noise that keeps what it gave."""
 
     def __init__(self, generator):
         self.generator, self.drawn = generator, []
@@ -48,7 +49,7 @@ def score(x, sigma):
     return PRIOR.score(x, sigma)
 
 
-def written_out(y, noise, *, steps, after_predictor, after_corrector=lambda x, below: x):
+def written_out(noise, *, steps, after_predictor, after_corrector=lambda x, below, noise: x):
     """Predictor and corrector as the papers print them, with the exact score."""
     noise = iter(noise)
     sigma = [0.0] + [0.01 * (378 / 0.01) ** (n / (steps - 1)) for n in range(steps)]
@@ -89,7 +90,9 @@ def drawn_and_noise(name, settings):
 
 
 @pytest.mark.parametrize("norm", ["squared", "l2"])
-@pytest.mark.parametrize(("k", "fusion", "match"), [(2, True, False), (3, True, True), (2, False, False)])
+@pytest.mark.parametrize(
+    ("k", "fusion", "match"), [(2, True, False), (3, True, True), (2, False, False)]
+)
 def test_paper_is_algorithm_1(k, fusion, match, norm):
     settings = Paper(steps=9, k=k, rho=0.7, norm=norm, fusion=fusion, match_noise=match)
     found, noise = drawn_and_noise("paper", settings)
@@ -102,7 +105,7 @@ def test_paper_is_algorithm_1(k, fusion, match, norm):
             return predicted
         return fuse(predicted, OPERATOR.up(Y) + (below * next(noise) if match else 0))
 
-    expected = written_out(Y, noise, steps=9, after_predictor=after_predictor)
+    expected = written_out(noise, steps=9, after_predictor=after_predictor)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -119,8 +122,10 @@ def projected(x, below, noise):
 def test_score_sde_replaces_what_is_seen_after_predictor_and_corrector():
     found, noise = drawn_and_noise("score-sde", PredictorCorrector(steps=9))
     expected = written_out(
-        Y, noise, steps=9, after_corrector=projected,
-        after_predictor=lambda i, x, predicted, sigma, below, noise: projected(predicted, below, noise),
+        noise, steps=9, after_corrector=projected,
+        after_predictor=lambda i, x, predicted, sigma, below, noise: projected(
+            predicted, below, noise
+        ),
     )  # fmt: skip
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(OPERATOR.forward(found), Y, rtol=0, atol=1e-4)
@@ -129,7 +134,7 @@ def test_score_sde_replaces_what_is_seen_after_predictor_and_corrector():
 def test_mcg_follows_the_gradient_and_replaces_what_is_seen():
     found, noise = drawn_and_noise("mcg", Guided(steps=9, rho=0.4))
     expected = written_out(
-        Y, noise, steps=9, after_corrector=lambda x, below, noise: x,
+        noise, steps=9,
         after_predictor=lambda i, x, predicted, sigma, below, noise: projected(
             predicted - 0.4 * gradient(x, sigma, Y, "squared"), below, noise
         ),
@@ -141,9 +146,11 @@ def test_diffpir_keeps_the_share_of_noise_its_zeta_leaves():
     settings = DiffPIR(steps=6, sigma_max=5.0, weight=4.0, zeta=0.25)
     found, noise = drawn_and_noise("diffpir", settings)
     noise = iter(noise)
-    levels = [(5 ** (1 / 7) + n / 5 * (0.01 ** (1 / 7) - 5 ** (1 / 7))) ** 7 for n in range(6)] + [0]
+    levels = [(5 ** (1 / 7) + n / 5 * (0.01 ** (1 / 7) - 5 ** (1 / 7))) ** 7 for n in range(6)] + [
+        0
+    ]
     x = 5.0 * next(noise)
-    for sigma, below in zip(levels[:-1], levels[1:], strict=True):
+    for sigma, below in itertools.pairwise(levels):
         clean = OPERATOR.prox(PRIOR(x, sigma), Y, 0.05, sigma / 2)
         epsilon = (x - clean) / sigma
         fresh = next(noise) if below else 0

@@ -12,6 +12,7 @@ from srmri_model.networks import Denoiser, NetworkConfig, build_network
 from srmri_model.operators import make_operator
 from srmri_model.samplers import (
     SAMPLERS,
+    DiffPIR,
     Fast,
     Guided,
     ImageNoise,
@@ -38,7 +39,7 @@ def measurements(keys=KEYS, sigma_y=0.03):
 
 
 def draw(name, *, keys=KEYS, steps=8, seed=0, denoiser=PRIOR, sigma_y=0.03, y=None, **options):
-    settings = options.pop("settings", None) or replace(SAMPLERS[name].settings(), steps=steps)
+    settings = options.pop("settings", None) or replace(SAMPLERS[name].settings, steps=steps)
     return sample(
         name, denoiser, measurements(keys) if y is None else y, OPERATOR,
         sigma_y=sigma_y, generator=ImageNoise(seed, keys), settings=settings,
@@ -69,22 +70,22 @@ def test_an_image_does_not_depend_on_its_batch(name):
     for n, key in enumerate(KEYS):
         alone, of_one = draw(name, keys=[key])
         torch.testing.assert_close(together[n : n + 1], alone, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(trace.residuals[:, n], of_one.residuals[:, 0], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            trace.residuals[:, n], of_one.residuals[:, 0], rtol=1e-3, atol=1e-4
+        )
     backwards, _ = draw(name, keys=KEYS[::-1])
     torch.testing.assert_close(together, backwards.flip(0), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["paper", "dps"])
 def test_an_image_does_not_depend_on_its_batch_with_a_network(name):
-    config = NetworkConfig(
-        nf=4, ch_mult=(1, 1), attention=(False, False), blocks=1, sigma_max=2.0
-    )
+    config = NetworkConfig(nf=4, ch_mult=(1, 1), attention=(False, False), blocks=1, sigma_max=2.0)
     network = build_network(config, seed=0)
     with torch.no_grad():
         for value in network.parameters():
             value.add_(0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)))
     denoiser = Denoiser(network, config)
-    settings = within(replace(SAMPLERS[name].settings(), steps=5, rho=0.1), config.sigma_max)
+    settings = within(replace(SAMPLERS[name].settings, steps=5, rho=0.1), config.sigma_max)
     together, trace = draw(name, denoiser=denoiser, settings=settings)
     alone, _ = draw(name, denoiser=denoiser, settings=settings, keys=KEYS[1:2])
     torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=1e-3)
@@ -200,13 +201,11 @@ def test_an_unknown_sampler_and_settings_of_another_are_refused():
 
 def test_fast_without_a_variance_is_refused():
     with pytest.raises(UsageError, match="how well the network denoises"):
-        sample(
-            "fast", PRIOR, measurements(), OPERATOR, sigma_y=0.1, generator=ImageNoise(0, KEYS)
-        )
+        sample("fast", PRIOR, measurements(), OPERATOR, sigma_y=0.1, generator=ImageNoise(0, KEYS))
 
 
 def test_a_step_size_beyond_the_stable_one_is_told_not_returned():
-    with pytest.raises(SamplingError, match="left the numbers at σ = .*, level"):
+    with pytest.raises(SamplingError, match=r"left the numbers at σ = .*, level"):
         draw("dps", settings=Guided(steps=400, rho=1e4))
 
 
@@ -216,7 +215,7 @@ def test_a_step_size_beyond_the_stable_one_is_told_not_returned():
         lambda: Fast(steps=1),
         lambda: Fast(sigma_min=1.0, sigma_max=0.5),
         lambda: Paper(k=-1),
-        lambda: SAMPLERS["diffpir"].settings(zeta=2.0),
+        lambda: DiffPIR(zeta=2.0),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong):

@@ -269,8 +269,9 @@ class SeparableOperator:
     ) -> Tensor:
         """Weigh an image against a measurement, with a prior of its own for every pixel.
 
-        Conjugate gradients in u = (z − d) / prior, where the equations are
-        (1 + P Hᵀ H P / noise²) u = P Hᵀ (y − H d) / noise².
+        With P² the prior's variances, z = d + P² Hᵀ w where (noise² + H P² Hᵀ) w = y − H d.
+        Conjugate gradients find w, an LR image, scaled by the root of the diagonal: unlike in
+        z, their speed then depends on H alone, not on how far prior and noise are apart.
 
         Parameters
         ----------
@@ -281,7 +282,8 @@ class SeparableOperator:
         noise : float or (B,) Tensor
             Standard deviation of the measurement's noise, > 0.
         prior_map : (..., *high_shape) Tensor
-            Standard deviation of the truth about d at every pixel; 0 keeps d there.
+            Standard deviation of the truth about d at every pixel; 0 keeps d there. May leave
+            out axes of d, or have size 1 along them.
         steps : int
             Steps of conjugate gradients; every image has step sizes of its own.
 
@@ -297,20 +299,23 @@ class SeparableOperator:
         """
         self._check(d, self.high_shape, "HR")
         self._check(y, self.low_shape, "LR")
-        # In units of the noise the data term is ‖A u − b‖² with A = H P / noise.
-        weight = 1 / self._per_image(noise, d)
-        residual = prior_map * self.adjoint(weight**2 * (y - self.forward(d)))
-        direction = residual
-        u = torch.zeros_like(residual)
+        variance = (prior_map**2).broadcast_to(d.shape)
+        noise_variance = self._per_image(noise, d) ** 2
+        squares = [m if m is None else m**2 for m in self._matrices("forward")]
+        scale = (noise_variance + apply_per_axis(variance, squares)).rsqrt()
+        residual = direction = scale * (y - self.forward(d))
+        w = torch.zeros_like(residual)
         energy = self._dot(residual, residual)
         for _ in range(steps):
-            seen = weight * self.forward(prior_map * direction)
-            step = _ratio(energy, self._dot(direction, direction) + self._dot(seen, seen))
-            u = u + step * direction
-            residual = residual - step * (direction + prior_map * self.adjoint(weight * seen))
+            scaled = scale * direction
+            spread = self.forward(variance * self.adjoint(scaled))
+            product = scale * (noise_variance * scaled + spread)
+            step = _ratio(energy, self._dot(direction, product))
+            w = w + step * direction
+            residual = residual - step * product
             previous, energy = energy, self._dot(residual, residual)
             direction = residual + _ratio(energy, previous) * direction
-        return d + prior_map * u
+        return d + variance * self.adjoint(scale * w)
 
     def _matrices(self, name: str, *, transposed: bool = False) -> list[Tensor | None]:
         found = [None if axis is None else getattr(axis, name) for axis in self._axes]

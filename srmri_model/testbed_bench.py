@@ -84,7 +84,7 @@ def run_testbed(
     *,
     out: Path | None = None,
     seed: int = 0,
-    draws: int = 8,
+    draws: int = 4,
     force: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from srmri_model.types import (
 )
 
 
+@runtime_checkable
 class Denoises(Protocol):
     """E[clean | noisy], differentiable in the image; see `srmri_model.networks.Denoiser`."""
 
@@ -31,6 +32,7 @@ class Denoises(Protocol):
         """Denoise images, each with noise of its sigma."""
 
 
+@runtime_checkable
 class Noise(Protocol):
     """A source of white noise for every image of a batch."""
 

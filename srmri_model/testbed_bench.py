@@ -25,7 +25,6 @@ from srmri_model.testbed import TestBed, make_testbed, try_sampler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SIGMAS_Y = (0.01, 0.05)
 """Noise of the measurements; the first is the default."""
@@ -44,36 +43,39 @@ class Entry:
         A key of `srmri_model.samplers.SAMPLERS`.
     settings : Settings
         What is chosen, with the steps of the table.
-    steps : tuple of int
-        Steps of the curve; the last is the table's.
+    curve : tuple of int
+        Steps of the curve, ascending; those of the table are among them.
     tuned : bool
         Whether ρ is chosen from `RHOS`, at every number of steps.
     """
 
     sampler: SamplerName
     settings: Settings
-    steps: tuple[int, ...]
+    curve: tuple[int, ...]
     tuned: bool = False
 
 
 _LONG = (25, 50, 100, 200)
 _SHORT = (10, 20, 50, 100)
+_PC = PredictorCorrector(steps=200)
 
 ENTRIES: Mapping[str, Entry] = MappingProxyType(
     {
-        "fast": Entry("fast", Fast(), (5, 10, 50, 20)),
-        "paper": Entry("paper", Paper(), _LONG, tuned=True),
-        "paper-no-fusion": Entry("paper", Paper(fusion=False), _LONG, tuned=True),
-        "fusion-alone": Entry("paper", Paper(k=0), _LONG),
-        "dps": Entry("dps", Guided(), _LONG, tuned=True),
-        "mcg": Entry("mcg", Guided(rho=0.1), _LONG),
-        "score-sde": Entry("score-sde", PredictorCorrector(), _LONG),
-        "ddnm": Entry("ddnm", DDNM(), _SHORT),
-        "diffpir": Entry("diffpir", DiffPIR(), _SHORT),
-        "pc": Entry("pc", PredictorCorrector(), _LONG),
+        "fast": Entry("fast", Fast(steps=20), (5, 10, 20, 50)),
+        "paper": Entry("paper", Paper(steps=200), _LONG, tuned=True),
+        "paper-no-fusion": Entry("paper", Paper(steps=200, fusion=False), _LONG, tuned=True),
+        "fusion-alone": Entry("paper", Paper(steps=200, k=0), _LONG),
+        "dps": Entry("dps", Guided(steps=200), _LONG, tuned=True),
+        "mcg": Entry("mcg", Guided(steps=200, rho=0.1), _LONG),
+        "score-sde": Entry("score-sde", _PC, _LONG),
+        "ddnm": Entry("ddnm", DDNM(steps=100), _SHORT),
+        "diffpir": Entry("diffpir", DiffPIR(steps=100), _SHORT),
+        "pc": Entry("pc", _PC, _LONG),
     }
 )
 """Every sampler, and `paper` in two more ways: k = 2 without fusion, and fusion at every level."""
+
+Curves = dict[str, dict[str, list[dict[str, Any]]]]
 
 TABLE = ("nfe", "nbe", "psnr", "psnr_exact", "std_ratio", "residual")
 """Figures of the table."""
@@ -120,31 +122,27 @@ def run_testbed(
         raise UsageError(
             f"{out} holds results already", hint="choose another --out, or give --force"
         )
-    curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    done, total = 0, len(SIGMAS_Y) * sum(len(entry.steps) for entry in entries.values())
-    for sigma_y in SIGMAS_Y:
+    curves: Curves = {f"{sigma_y:g}": {name: [] for name in entries} for sigma_y in SIGMAS_Y}
+    done, total = 0, len(SIGMAS_Y) * sum(len(entry.curve) for entry in entries.values())
+    for sigma_y, rows_of in zip(SIGMAS_Y, curves.values(), strict=True):
         bed = make_testbed(sigma_y, seed=seed)
-        of_sigma = curves[f"{sigma_y:g}"] = {}
         for name, entry in entries.items():
-            of_sigma[name] = []
-            for steps in entry.steps:
-                of_sigma[name].append(_try(bed, entry, steps, draws=draws, seed=seed))
+            for steps in entry.curve:
+                rows_of[name].append(_try(bed, entry, steps, draws=draws, seed=seed))
                 done += 1
                 if progress is not None:
                     progress("samplers", done, total)
-    # The last number of steps is the table's; curves are drawn in order.
     details = {
-        sigma: {name: rows[-1] for name, rows in of_sigma.items()}
-        for sigma, of_sigma in curves.items()
+        sigma_y: {
+            name: rows_of[name][entry.curve.index(entry.settings.steps)]
+            for name, entry in entries.items()
+        }
+        for sigma_y, rows_of in curves.items()
     }
-    for of_sigma in curves.values():
-        for rows in of_sigma.values():
-            rows.sort(key=lambda row: row["nfe"])
-    default = f"{SIGMAS_Y[0]:g}"
+    default = next(iter(details.values()))
     document = {
         "samplers": {
-            name: {figure: row[figure] for figure in TABLE}
-            for name, row in details[default].items()
+            name: {figure: row[figure] for figure in TABLE} for name, row in default.items()
         },
         "sigma_y": SIGMAS_Y[0],
         "details": details,
@@ -195,12 +193,12 @@ _PANELS = (
 )
 
 
-def draw_curves(curves: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> bytes:
+def draw_curves(curves: Curves) -> bytes:
     """Draw quality against evaluations.
 
     Parameters
     ----------
-    curves : mapping
+    curves : dict
         As in the document of `run_testbed`: σ_y, sampler, rows.
 
     Returns
@@ -212,28 +210,30 @@ def draw_curves(curves: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> byt
 
     figure = Figure(figsize=(11, 9), layout="constrained")
     grid = figure.subplots(len(_PANELS), len(curves), sharex=True, sharey="row", squeeze=False)
-    for column, (sigma_y, of_sigma) in enumerate(curves.items()):
+    for column, (sigma_y, rows_of) in enumerate(curves.items()):
         grid[0][column].set_title(f"σ_y = {sigma_y}")
         grid[-1][column].set_xlabel("evaluations per image, forward + backward")
         for axes, (name, label, goal, limits) in zip(grid[:, column], _PANELS, strict=True):
-            _draw_panel(axes, of_sigma, name, goal, limits)
+            _draw_panel(axes, rows_of, name, goal, limits)
             if column == 0:
                 axes.set_ylabel(label)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle("Draws on the Gaussian test-bed against exact posterior samples")
-    return _png(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _draw_panel(
     axes: Axes,
-    of_sigma: Mapping[str, list[dict[str, Any]]],
+    rows_of: Mapping[str, list[dict[str, Any]]],
     name: str,
     goal: tuple[float, float],
     limits: tuple[float, float],
 ) -> None:
     axes.axhspan(*goal, color="#c9d3de", zorder=0, label="goal")
-    for sampler, rows in of_sigma.items():
+    for sampler, rows in rows_of.items():
         if sampler not in _STYLES:
             continue
         colour, marker = _STYLES[sampler]
@@ -251,9 +251,3 @@ def _draw_panel(
     axes.set_ylim(*limits)
     axes.grid(color="#e3e7eb")
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
-    return buffer.getvalue()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cli import app
+from cli import _print_testbed, app
 from srmri_data.errors import UsageError
 from srmri_model.operators import make_operator
 from srmri_model.samplers import (
@@ -140,8 +140,13 @@ def test_the_others_are_where_the_docs_say(bed, name, settings, psnr, std_ratio,
     assert residual[0] <= found.residual < residual[1]
 
 
+def shortened(entry, table, *more):
+    settings = replace(entry.settings, steps=table)
+    return replace(entry, settings=settings, curve=(table, *more))
+
+
 def test_the_bench_has_a_table_a_picture_and_a_document(tmp_path):
-    short = {name: replace(entry, steps=(4, 3)) for name, entry in ENTRIES.items()}
+    short = {name: shortened(entry, 3, 4) for name, entry in ENTRIES.items()}
     told = []
     document = run_testbed(short, out=tmp_path, draws=2, progress=lambda *at: told.append(at))
     assert list(document["samplers"]) == list(ENTRIES)
@@ -153,6 +158,13 @@ def test_the_bench_has_a_table_a_picture_and_a_document(tmp_path):
     assert told[-1] == ("samplers", 40, 40)
     with pytest.raises(UsageError, match="holds results already"):
         run_testbed(short, out=tmp_path)
+
+
+def test_srmri_bench_prints_a_row_for_every_sampler(capsys):
+    document = run_testbed({name: shortened(ENTRIES[name], 2) for name in ("fast", "dps")})
+    _print_testbed(document)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows if len(row) == 8] == ["sampler", "exact", "fast", "dps"] * 2
 
 
 @pytest.mark.slow

@@ -77,6 +77,16 @@ def test_an_image_does_not_depend_on_its_batch(name):
     torch.testing.assert_close(together, backwards.flip(0), rtol=1e-4, atol=1e-4)
 
 
+def test_a_denoiser_that_mixes_its_batch_is_noticed():
+    """Control: images of a batch could have something to do with each other."""
+
+    def denoiser(x, sigma, plane=None):
+        return PRIOR(0.9 * x + 0.1 * x.mean(dim=0, keepdim=True), sigma)
+
+    together, alone = draw("fast", denoiser=denoiser)[0], draw("fast", keys=KEYS[:1])[0]
+    assert (together[:1] - alone).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("name", ["paper", "dps"])
 def test_an_image_does_not_depend_on_its_batch_with_a_network(name):
     config = NetworkConfig(nf=4, ch_mult=(1, 1), attention=(False, False), blocks=1, sigma_max=2.0)

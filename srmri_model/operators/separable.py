@@ -13,6 +13,7 @@ from srmri_model.axes import apply_per_axis
 from srmri_model.operators.matrices import (
     GRIDS,
     KINDS,
+    WIDTH_KINDS,
     Grid,
     Kind,
     degradation_matrix,
@@ -356,6 +357,11 @@ class SeparableOperator:
                 f"{self.name} takes {what} images of {shape}; found {tuple(images.shape)}",
                 hint="make an operator for this size with make_operator",
             )
+        if images.dtype != self.dtype:
+            raise UsageError(
+                f"{self.name} works in {self.dtype}; found {what} images in {images.dtype}",
+                hint="convert the images, or the operator with .to(dtype=...)",
+            )
 
 
 def make_operator(
@@ -384,8 +390,8 @@ def make_operator(
     axes : tuple of int, optional
         Axes to degrade, by default all; only with a single factor.
     width : float, optional
-        Full width at half maximum of "gaussian", thickness of "slice-profile", in LR voxels;
-        by default 1.
+        Edge of "box", full width at half maximum of "gaussian", thickness of "slice-profile",
+        in LR voxels; by default 1.
 
     Returns
     -------
@@ -408,14 +414,14 @@ def make_operator(
         raise UsageError(f"unknown operator {kind!r}; expected one of {', '.join(KINDS)}")
     if grid not in GRIDS:
         raise UsageError(f"unknown grid {grid!r}; expected {' or '.join(GRIDS)}")
-    if width is not None and kind not in ("gaussian", "slice-profile"):
+    if width is not None and kind not in WIDTH_KINDS:
         raise UsageError(
-            f"the width of {kind} can not be chosen", hint="use gaussian or slice-profile"
+            f"the width of {kind} can not be chosen", hint=f"use {', '.join(WIDTH_KINDS)}"
         )
     if width is not None and not 0 < width < math.inf:
         raise UsageError(f"width is a positive number of LR voxels; found {width}")
     high_shape = tuple(int(n) for n in high_shape)
-    factors = _factor_per_axis(len(high_shape), factor, axes)
+    factors = factor_per_axis(len(high_shape), factor, axes)
     for n, f in zip(high_shape, factors, strict=True):
         if low_size(n, f) < 1:
             raise UsageError(f"{n} voxels are too few for a factor of {f}")
@@ -431,9 +437,35 @@ def make_operator(
     return SeparableOperator(parts, high_shape, name=kind, grid=grid)
 
 
-def _factor_per_axis(
-    n_axes: int, factor: float | tuple[float, ...], axes: tuple[int, ...] | None
+def factor_per_axis(
+    n_axes: int, factor: float | tuple[float, ...], axes: tuple[int, ...] | None = None
 ) -> tuple[float, ...]:
+    """Return one factor for every axis.
+
+    Parameters
+    ----------
+    n_axes : int
+        2 or 3.
+    factor : float or tuple of float
+        As in `make_operator`.
+    axes : tuple of int, optional
+        As in `make_operator`.
+
+    Returns
+    -------
+    tuple of float
+        1 where an axis is left alone.
+
+    Raises
+    ------
+    UsageError
+        If they do not fit together.
+
+    Examples
+    --------
+    >>> factor_per_axis(3, 2, axes=(0, 1))
+    (2.0, 2.0, 1.0)
+    """
     if n_axes not in (2, 3):
         raise UsageError(f"operators work on images of 2 or 3 axes; found {n_axes}")
     if not isinstance(factor, tuple):

@@ -74,3 +74,10 @@ Decay: TypeAlias = Literal["none", "cosine"]
 
 OptimiserName: TypeAlias = Literal["adam", "muon"]
 """What changes the weights in training: Adam, or Muon for matrices and Adam for the rest."""
+SamplerName: TypeAlias = Literal[
+    "fast", "paper", "dps", "mcg", "score-sde", "pc", "ddnm", "diffpir"
+]
+"""How images are drawn from the posterior; `pc` alone takes no notice of the measurement."""
+
+MisfitNorm: TypeAlias = Literal["squared", "l2"]
+"""What gradient steps descend: the squared norm of the misfit, or the norm itself."""

@@ -25,7 +25,8 @@ The tree, with the exit code the command line maps each branch to::
         │                              is not stated
         ├── WeightsError           3   network weights missing or not the expected ones
         ├── CheckpointError        3   also ValueError; a damaged or unsupported checkpoint
-        └── TrainingError          3   training left the numbers: the loss is not finite
+        ├── TrainingError          3   training left the numbers: the loss is not finite
+        └── SamplingError          3   sampling left the numbers: the image is not finite
 
 A message says which file, what was found and what was expected; the hint says
 what to do next. `cli.main` is the only place that turns them into exit codes.
@@ -158,3 +159,7 @@ class CheckpointError(InputError, ValueError):
 
 class TrainingError(InputError):
     """Training that can not go on, because its loss is not a number."""
+
+
+class SamplingError(InputError):
+    """Sampling that can not go on, because its images are not numbers."""

@@ -21,3 +21,15 @@ Planes: TypeAlias = Int64[Tensor, " batch"]
 
 Embedding: TypeAlias = Float[Tensor, "batch feature"]
 """What a network knows of σ and the plane."""
+
+ImagesOrVolumes: TypeAlias = Float32[Tensor, "batch channel *size"]
+"""What samplers work on: images, or whole volumes with a third axis; units as `Images`."""
+
+Measurements: TypeAlias = Float32[Tensor, "batch channel *low_size"]
+"""LR images or volumes; units as `Images`."""
+
+WhiteNoise: TypeAlias = Float32[Tensor, "batch ..."]
+"""Independent standard normal numbers."""
+
+PerImage: TypeAlias = Float32[Tensor, " batch"]
+"""One number for each image."""

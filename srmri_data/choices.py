@@ -74,6 +74,7 @@ Decay: TypeAlias = Literal["none", "cosine"]
 
 OptimiserName: TypeAlias = Literal["adam", "muon"]
 """What changes the weights in training: Adam, or Muon for matrices and Adam for the rest."""
+
 SamplerName: TypeAlias = Literal[
     "fast", "paper", "dps", "mcg", "score-sde", "pc", "ddnm", "diffpir"
 ]

@@ -50,6 +50,7 @@ from srmri_data.slices import (
     IntensityMap,
     Trim,
     Window,
+    copied_slices,
     intensity_map,
     reference_points,
     resize_to_low_res,
@@ -287,6 +288,8 @@ class Stacks:
         Row and column of each LR slice's reference point, in the full frame.
     empty : (n_lr,) ndarray of bool
         Near-empty LR slices.
+    copies : (n_lr,) ndarray of int
+        Row of an LR slice with the same voxels, or -1.
     contrast : float
         Median correlation of LR with HR where the affines put it.
     """
@@ -301,6 +304,7 @@ class Stacks:
     high_images: HighResStack
     reference: NDArray[np.float64]
     empty: NDArray[np.bool_]
+    copies: NDArray[np.int64]
     contrast: float
 
     @classmethod
@@ -378,6 +382,7 @@ class Stacks:
             high_images=high_images,
             reference=reference,
             empty=empty,
+            copies=copied_slices(cropped),
             contrast=_contrast(plan, low_images, high_images, empty),
         )
 
@@ -710,12 +715,19 @@ def _pairs_table(
         table[f"vote_{name}"] = pd.array(votes, dtype="Int32")
     for name in ("n_votes", "spread", "margin", "confidence"):
         table[name] = [getattr(decision, name) for decision in decisions]
+    # Of equal slices one at most is where it belongs.
+    table["confidence"] = np.where(
+        stacks.copies < 0, table["confidence"], np.minimum(table["confidence"], 0.5)
+    )
     table["method"] = plan.config.method
-    table["status"] = np.where(empty, "review", [decision.status for decision in decisions])
-    table["reason"] = [
-        f"near-empty slice; {decision.reason}" if is_empty else decision.reason
-        for decision, is_empty in zip(decisions, empty, strict=True)
-    ]
+    doubts = [
+        f"near-empty slice; {decision.reason}" if is_empty
+        else f"same voxels as LR slice {table['lr_slice'][copy]}; {decision.reason}" if copy >= 0
+        else None
+        for decision, is_empty, copy in zip(decisions, empty, stacks.copies, strict=True)
+    ]  # fmt: skip
+    table["status"] = ["review" if d else k.status for d, k in zip(doubts, decisions, strict=True)]
+    table["reason"] = [d or k.reason for d, k in zip(doubts, decisions, strict=True)]
     table["empty"] = empty
     if alignment is not None:
         evidence = alignment.evidence

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, Literal
 
 import numpy as np
@@ -441,6 +442,38 @@ def reference_points(
         points = np.where(area[:, None] > 0, sums, sums.sum(axis=0))
         points /= np.where(area > 0, area, area.sum())[:, None]
     return points + np.asarray(origin), area < max(1.0, _EMPTY_SHARE * area.max())
+
+
+def copied_slices(slices: SliceArray) -> NDArray[np.int64]:
+    """Find slices whose voxels are those of another one, which noise never gives.
+
+    Parameters
+    ----------
+    slices : (n, rows, cols) ndarray
+        Any units.
+
+    Returns
+    -------
+    (n,) ndarray of int
+        Index of another slice with equal voxels, -1 without one; slices of one single value
+        are not compared.
+
+    Examples
+    --------
+    >>> stack = np.arange(12.0).reshape(3, 2, 2)
+    >>> stack[2] = stack[0]
+    >>> copied_slices(stack).tolist()
+    [2, -1, 0]
+    """
+    alike: dict[bytes, list[int]] = {}
+    for n, image in enumerate(slices):
+        if image.min() < image.max():
+            alike.setdefault(sha256(np.ascontiguousarray(image).data).digest(), []).append(n)
+    copies = np.full(len(slices), -1)
+    for group in alike.values():
+        for n in group if len(group) > 1 else ():
+            copies[n] = next(other for other in group if other != n)
+    return copies
 
 
 def resize_matrix(

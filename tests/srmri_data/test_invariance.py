@@ -71,3 +71,20 @@ def test_the_manifest_is_not_blind(scans, expected):
     further = simulate_low_res(high, replace(MOVED, shift_um=(150.0, 410.0, -250.0)))
     assert manifest(further.low_res, high) != expected
     assert manifest(low, high, tolerance=0.0) != expected
+
+
+@pytest.mark.parametrize("method", ["geometry", "paper"])
+def test_copies_of_a_slice_are_queued(method, scans):
+    low, high = scans
+    data = low.data.copy(order="F")
+    data[:, 17] = data[:, 18]
+    plan = Comparison.of(low, high, replace(CONFIG, method=method))
+    before, after = (
+        pair_stacks(plan, Stacks.of(plan, scan, high, lambda *_: None)).pairs.set_index("lr_slice")
+        for scan in (low, replace(low, data=data))
+    )
+    assert (before.loc[[17, 18], "status"] == "auto").any()
+    assert (after.loc[[17, 18], "status"] == "review").all()
+    assert after.loc[17, "reason"].startswith("same voxels as LR slice 18; ")
+    assert (after.loc[[17, 18], "confidence"] <= 0.5).all()
+    assert (after["status"] == "auto").sum() >= (before["status"] == "auto").sum() - 4

@@ -86,11 +86,16 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks()
         return
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # Each would take all processors, and they would wait for one another.
+        torch.set_num_threads(max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), world)
     finally:
         dist.destroy_process_group()
+        torch.set_num_threads(threads)
 
 
 def local_device(name: str) -> torch.device:

@@ -483,10 +483,16 @@ def test_a_hub_that_repeats_the_token_is_not_repeated(hub: LocalHub, staged: Pat
 
 @pytest.fixture(scope="module")
 def well(staged: Path) -> Sequence[Any]:
-    """The log of a push that went well, to know what there is to break."""
-    with LocalHub({TOKEN: User("ana")}, chunk_size=3000, page_size=7) as clean:
-        do_push(staged, public(clean, gated="manual"))
-        return clean.requests()
+    """The log of a push that went well, to know what there is to break.
+
+    The clients read a file now and then in one request less, so it is the shortest of a few.
+    """
+    logs = []
+    for _ in range(4):
+        with LocalHub({TOKEN: User("ana")}, chunk_size=3000, page_size=7) as clean:
+            do_push(staged, public(clean, gated="manual"))
+            logs.append(clean.requests())
+    return min(logs, key=len)
 
 
 N_FAULTS, N_KILLS = 140, 60

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,8 @@ def test_torchrun_trains_and_prints_once(phantoms, tmp_path):
 
 
 @pytest.mark.slow
+# submitit forgets the process it started before that ends.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_submitit_starts_two_processes(phantoms, tmp_path):
     submitit = pytest.importorskip("submitit", reason="the slurm extra is not installed")
     from srmri_model.training.cluster import JobOptions, submit_training
@@ -120,6 +123,11 @@ def test_submitit_starts_two_processes(phantoms, tmp_path):
         options, data=[str(phantoms)], out=tmp_path / "out", config=config
     )
     job = submitit.LocalJob(tmp_path / "out" / "jobs" / job_id, job_id, tasks=[0, 1])
+    # Without its process submitit does not know whether such a job still runs.
+    results = [job.task(number).paths.result_pickle for number in (0, 1)]
+    deadline = time.monotonic() + 300
+    while not all(path.exists() for path in results) and time.monotonic() < deadline:
+        time.sleep(0.5)
     first, second = job.results()
     assert Path(log).is_file()
     assert first["steps"] == 2

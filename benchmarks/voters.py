@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -188,9 +188,20 @@ def alone(name: str, ours: bool, size: Size) -> Row:
         return pool.submit(measure, name, ours, size).result()
 
 
+def growth(size: Size, names: list[str]) -> dict[str, list[float]]:
+    """Seconds of our voters for a quarter, half and all of the slices: 1×, 2×, 4×."""
+    return {
+        name: [
+            alone(name, True, replace(size, lr=size.lr // part, hr=size.hr // part)).seconds
+            for part in (4, 2, 1)
+        ]
+        for name in names
+    }
+
+
 def compare(size: Size, names: list[str]) -> dict[str, Any]:
     """Measure the voters and their loops."""
-    voters = {}
+    voters: dict[str, Any] = {}
     for name in names:
         ours, loop = alone(name, True, size), alone(name, False, size)
         difference = np.abs(np.subtract(ours.distances, loop.distances))
@@ -201,7 +212,15 @@ def compare(size: Size, names: list[str]) -> dict[str, Any]:
             "ratio": loop.ms_per_pair / ours.ms_per_pair,
             "largest_difference": float(difference.max()),
         }
-    return {"size": asdict(size), "voters": voters}
+    ours_all = sum(row["ours"]["seconds"] for row in voters.values())
+    loop_all = sum(row["loop_whole_seconds"] for row in voters.values())
+    together = {"ours": ours_all, "loop": loop_all, "ratio": loop_all / ours_all}
+    return {
+        "size": asdict(size),
+        "voters": voters,
+        "together": together,
+        "growth": growth(size, names),
+    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -222,6 +241,14 @@ def table(result: dict[str, Any]) -> str:
             f"{ours['seconds']:10.1f} {row['loop_whole_seconds']:11.1f} {row['ratio']:6.1f}x "
             f"{ours['extra_mb']:11.0f} {loop['extra_mb']:10.0f} {row['largest_difference']:11.1e}"
         )
+    together = result["together"]
+    lines.append(
+        f"{'all':6} {'':20} {together['ours']:10.1f} {together['loop']:11.1f} "
+        f"{together['ratio']:6.1f}x (goal: 100x)"
+    )
+    lines += ["", "ours, s, for 1x, 2x and 4x the slices (4x: as above); pairs grow 16-fold"]
+    for name, seconds in result["growth"].items():
+        lines.append(f"{name:6} " + " ".join(f"{s:9.2f}" for s in seconds))
     return "\n".join(lines)
 
 

@@ -11,11 +11,10 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from srmri_data.choices import OperatorKind
 from srmri_data.errors import UsageError
 
-Kind: TypeAlias = Literal[
-    "bicubic", "bilinear", "lanczos2", "lanczos3", "box", "kspace", "gaussian", "slice-profile"
-]
+Kind: TypeAlias = OperatorKind
 Grid: TypeAlias = Literal["fourier", "voxel-centre"]
 Matrix: TypeAlias = NDArray[np.float64]
 

@@ -2165,6 +2165,68 @@ def _print_import(report: dict[str, Any]) -> None:
     console.print(f"written: {report['checkpoint']}", markup=False, soft_wrap=True)
 
 
+bench = typer.Typer(no_args_is_help=True, help="Measure samplers and models.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command(
+    "testbed",
+    epilog="Examples: srmri bench testbed · srmri bench testbed --out testbed · "
+    "srmri bench testbed --json",
+)
+def bench_testbed(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for testbed.json and testbed.png.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of truths and noise.")] = 0,
+    force: Force = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Hold every sampler against the exact posterior of Gaussian images.
+
+    Needs no weights and no data; about a minute on a processor. docs/samplers.md explains the
+    figures.
+    """
+    from srmri_model.testbed_bench import run_testbed
+
+    with _progress(quiet) as progress:
+        document = run_testbed(out=out, seed=seed, force=force, progress=progress)
+    if json_output:
+        _print_json(document)
+    else:
+        _print_testbed(document)
+    if out is not None:
+        _stderr().print(f"written: {out}", markup=False)
+
+
+def _print_testbed(document: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    for sigma_y, rows in document["details"].items():
+        table = _table(
+            ("sampler", "left"),
+            *((name, "right") for name in ("ρ", "nfe", "nbe", "PSNR", "std", "residual", "bias")),
+        )
+        table.columns[0].no_wrap = True
+        exact = next(iter(rows.values()))["psnr_exact"]
+        table.add_row("exact", "–", "–", "–", f"{exact:.2f}", "1.00", "1.00", "0.00", style="bold")
+        for name, row in rows.items():
+            table.add_row(
+                name,
+                f"{row['rho']:g}" if "rho" in row else "–",
+                str(row["nfe"]),
+                str(row["nbe"]),
+                *(f"{row[figure]:.2f}" for figure in ("psnr", "std_ratio", "residual", "bias")),
+            )
+        console.print(f"σ_y = {sigma_y}", style="bold")
+        console.print(table)
+    console.print(
+        "PSNR in dB; std of draws over the posterior's; residual over σ_y; bias over the "
+        "posterior's std",
+        style="dim",
+    )
+
+
 @app.command()
 def doctor(json_output: Json = False) -> None:
     """Check the installation: versions, LPIPS weights, processors, disk, a tiny round trip."""

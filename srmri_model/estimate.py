@@ -12,13 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 
 from srmri_data.errors import ResolutionError, UsageError
 from srmri_data.intensity import foreground_threshold
 from srmri_data.slices import IntensityMap
 from srmri_model.axes import apply_per_axis
-from srmri_model.operators import GRIDS, KINDS, Grid, Kind, degradation_matrix, low_size
+from srmri_model.operators import (
+    GRIDS,
+    KINDS,
+    Grid,
+    Kind,
+    degradation_matrix,
+    factor_per_axis,
+    low_size,
+)
 
 # Fourth difference: of the derivatives that stay within five voxels it sees anatomy least.
 _DETAIL = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / math.sqrt(70)
@@ -28,6 +36,11 @@ _MIN_VOXELS = 200
 _RAYLEIGH_QUARTILES = math.sqrt(math.log(4 / 3) / math.log(4))
 _QUARTILES_TOLERANCE = 0.04
 _RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
+_RAYLEIGH_SPREAD = math.sqrt(4 / math.pi - 1)
+# Edge of the windows in which air is looked for, where an axis has room for them.
+_WINDOW, _ROOM = 7, 16
+# A weaker correlation of neighbours is not told from none.
+_MIN_CORRELATION = 0.05
 _WIDTHS = (0.3, 3.0)
 
 
@@ -53,10 +66,11 @@ class NoiseEstimate:
 def estimate_noise(low_res: ArrayLike) -> NoiseEstimate:
     """Measure the noise of a magnitude image.
 
-    In air magnitudes follow a Rayleigh distribution, and its median gives σ. Where there is no
-    such air, since the animal fills the image or what lies outside was set to 0, σ is the median
-    of the finest detail inside, the fourth difference along all axes at once. That sees the
-    finest anatomy too: it is an upper limit when the noise is weak.
+    In air magnitudes follow a Rayleigh distribution, and its median gives σ. Air is sought in
+    the darkest windows, away from ghosts. Where there is none, since the animal fills the image
+    or what lies outside was set to 0, σ is the median of the finest detail inside, the fourth
+    difference along all axes at once. That sees the finest anatomy too, and nothing of noise
+    that `zero_filling` has made smooth.
 
     Parameters
     ----------
@@ -71,7 +85,7 @@ def estimate_noise(low_res: ArrayLike) -> NoiseEstimate:
     Raises
     ------
     ResolutionError
-        If neither air nor inside is large enough.
+        If there is neither such air nor enough inside.
 
     References
     ----------
@@ -88,20 +102,63 @@ def estimate_noise(low_res: ArrayLike) -> NoiseEstimate:
     1.0
     """
     data = np.asarray(low_res, dtype=np.float64)
-    tissue = data > foreground_threshold(data)
-    air = data[(data != 0) & ~ndimage.binary_dilation(tissue, iterations=2)]
-    if air.size >= _MIN_VOXELS:
-        lower, median, upper = np.percentile(air, [25, 50, 75])
-        if abs(lower / upper - _RAYLEIGH_QUARTILES) < _QUARTILES_TOLERANCE:
-            return NoiseEstimate(float(median / _RAYLEIGH_MEDIAN), "air", air.size)
-    detail = _finest_detail(data, tissue)
+    # Wide enough that windows of noise are not chosen for being darker than others.
+    air = _air(data, spreads=2)
+    if air is not None:
+        sigma = float(np.median(data[air])) / _RAYLEIGH_MEDIAN
+        return NoiseEstimate(sigma, "air", int(air.sum()))
+    detail = _finest_detail(data)
     if detail.size < _MIN_VOXELS:
         raise ResolutionError(
-            f"the noise can not be measured: {air.size} voxels of air that are not noise alone, "
-            f"{detail.size} voxels deep inside; at least {_MIN_VOXELS} are needed",
+            f"the noise can not be measured: there is no air that holds noise alone, and only "
+            f"{detail.size} voxels lie deep inside; at least {_MIN_VOXELS} are needed",
             hint="give it with --noise",
         )
     return NoiseEstimate(float(np.median(detail) / _MAD_OF_NORMAL), "detail", detail.size)
+
+
+def zero_filling(low_res: ArrayLike) -> tuple[float, ...] | None:
+    """Measure how many voxels there are for each acquired one, along every axis.
+
+    Scanners fill k-space with zeros to make voxels look smaller. Noise of neighbours is then
+    correlated, that of the complex image by sin(π/z) / (π/z) for z voxels to an acquired one,
+    and the squares of magnitudes in air by the square of that.
+
+    Parameters
+    ----------
+    low_res : array_like
+        Two or three axes, any unit.
+
+    Returns
+    -------
+    tuple of float or None
+        1 along axes that are not interpolated, or by less than 1.2; None if no air holds noise
+        alone.
+
+    Examples
+    --------
+    >>> random = np.random.default_rng(0)
+    >>> acquired = random.standard_normal((64, 96, 2)).view(complex)[..., 0]
+    >>> spectrum = np.fft.fftshift(np.fft.fft2(acquired))
+    >>> image = abs(np.fft.ifft2(np.pad(spectrum, ((32, 32), (0, 0)))))
+    >>> image[40:80, 40:80] += 10
+    >>> [round(factor, 1) for factor in zero_filling(image)]
+    [2.0, 1.0]
+    """
+    data = np.asarray(low_res, dtype=np.float64)
+    # Choosing the darkest does not correlate neighbours; what is left of ghosts does.
+    air = _air(data, spreads=0)
+    if air is None:
+        return None
+    factors = []
+    for axis in range(data.ndim):
+        quiet, power = np.moveaxis(air, axis, 0), np.moveaxis(data, axis, 0) ** 2
+        pairs = quiet[1:] & quiet[:-1]
+        correlation = 0.0
+        if pairs.sum() >= _MIN_VOXELS:
+            correlation = np.corrcoef(power[1:][pairs], power[:-1][pairs])[0, 1]
+        factors.append(_voxels_per_acquired(correlation))
+    return tuple(factors)
 
 
 def effective_noise(sigma_low: float, sigma_high: float, noise_gain: float) -> float:
@@ -251,7 +308,7 @@ class OperatorFit:
 def fit_operator(
     high_res: ArrayLike,
     low_res: ArrayLike,
-    factor: float | Sequence[float],
+    factor: float | tuple[float, ...],
     *,
     kinds: Sequence[Kind] = KINDS,
     grids: Sequence[Grid] = GRIDS,
@@ -264,7 +321,7 @@ def fit_operator(
         HR, two or three axes, registered: LR's voxels lie where one of the `grids` says.
     low_res : array_like
         LR, ``low_size(n, factor)`` voxels along each axis.
-    factor : float or sequence of float
+    factor : float or tuple of float
         LR over HR voxel size, for all axes or for each.
     kinds, grids : sequence of str
         Those to try. For "gaussian" and "slice-profile" the width is fitted, the same along all
@@ -280,10 +337,12 @@ def fit_operator(
     ------
     UsageError
         If the sizes do not fit the factor.
+    ResolutionError
+        If LR has no foreground.
     """
-    high = torch.as_tensor(np.asarray(high_res, dtype=np.float64))
+    high = torch.from_numpy(np.ascontiguousarray(high_res, dtype=np.float32))
     low = np.asarray(low_res, dtype=np.float64)
-    factors = [float(f) for f in factor] if isinstance(factor, Sequence) else [factor] * high.ndim
+    factors = factor_per_axis(high.ndim, factor)
     expected = tuple(low_size(n, f) for n, f in zip(high.shape, factors, strict=True))
     if low.shape != expected:
         raise UsageError(
@@ -293,18 +352,25 @@ def fit_operator(
         )
     # In air noise lifts the mean, which no gain explains.
     inside = low > foreground_threshold(low)
+    target = low[inside]
+    if not target.size:
+        raise ResolutionError("LR holds one single intensity, so nothing can be fitted to it")
 
     def fit(kind: Kind, grid: Grid, width: float | None) -> OperatorFit:
         matrices = [
             None
             if f == 1
-            else torch.from_numpy(degradation_matrix(kind, n, f, grid=grid, width=width or 1.0))
+            else torch.from_numpy(
+                degradation_matrix(kind, n, f, grid=grid, width=width or 1.0)
+            ).float()
             for n, f in zip(high.shape, factors, strict=True)
         ]
-        degraded = apply_per_axis(high, matrices).numpy()[inside]
-        gain, offset = np.polyfit(degraded, low[inside], 1).tolist()
-        rest = low[inside] - gain * degraded - offset
-        return OperatorFit(kind, grid, width, gain, offset, float(np.sqrt(np.mean(rest**2))))
+        degraded = apply_per_axis(high, matrices).numpy()[inside].astype(np.float64)
+        centred = degraded - degraded.mean()
+        gain = float(centred @ target / (centred @ centred))
+        offset = float(target.mean() - gain * degraded.mean())
+        residual = float(np.std(target - gain * centred))
+        return OperatorFit(kind, grid, width, gain, offset, residual)
 
     def best_width(kind: Kind, grid: Grid) -> OperatorFit:
         if kind not in ("gaussian", "slice-profile"):
@@ -321,12 +387,39 @@ def fit_operator(
     return sorted(fits, key=lambda fit: fit.residual)
 
 
-def _finest_detail(data: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Size of the finest detail where its whole support is inside."""
+def _air(data: NDArray[np.float64], *, spreads: float) -> NDArray[np.bool_] | None:
+    """Voxels of windows outside the animal as dark as the darkest quarter, if all is noise."""
+    tissue = data > foreground_threshold(data)
+    air = (data != 0) & ~ndimage.binary_dilation(tissue, iterations=2)
+    size = [_WINDOW if n >= _ROOM else 1 for n in data.shape]
+    share = ndimage.uniform_filter(air.astype(np.float64), size, mode="constant")
+    total = ndimage.uniform_filter(np.where(air, data, 0), size, mode="constant")
+    air &= share > 0.5
+    if air.sum() < _MIN_VOXELS:
+        return None
+    brightness = total[air] / share[air]
+    # In units of the standard deviation of the mean of a window half full of noise.
+    margin = spreads * _RAYLEIGH_SPREAD / math.sqrt(math.prod(size) / 2)
+    air[air] = brightness <= (1 + margin) * np.quantile(brightness, 0.25)
+    lower, upper = np.percentile(data[air], [25, 75])
+    is_noise = abs(lower / upper - _RAYLEIGH_QUARTILES) < _QUARTILES_TOLERANCE
+    return air if is_noise and air.sum() >= _MIN_VOXELS else None
+
+
+def _voxels_per_acquired(correlation: float) -> float:
+    """Solve sinc²(1 / z) = correlation."""
+    if correlation < _MIN_CORRELATION:
+        return 1.0
+    root = math.sqrt(min(correlation, 0.99))
+    return float(brentq(lambda z: float(np.sinc(1 / z)) - root, 1, 20))
+
+
+def _finest_detail(data: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Size of the finest detail where its whole support is in the foreground."""
     axes = [axis for axis, n in enumerate(data.shape) if n >= _DETAIL.size]
     detail = data
     for axis in axes:
         detail = ndimage.correlate1d(detail, _DETAIL, axis=axis)
     support = [_DETAIL.size if axis in axes else 1 for axis in range(data.ndim)]
-    deep = ndimage.binary_erosion(inside & (data != 0), np.ones(support, dtype=bool))
+    deep = ndimage.binary_erosion(data > foreground_threshold(data), np.ones(support, dtype=bool))
     return np.asarray(np.abs(detail[deep]))

@@ -38,7 +38,7 @@ def rician_mean(signal: ArrayLike, sigma: float) -> NDArray[np.float64]:
     array([ 1.253,  1.549, 10.05 ])
     """
     mean, _ = _mean_and_slope((np.asarray(signal, dtype=np.float64) / sigma) ** 2)
-    return sigma * mean
+    return np.asarray(sigma * mean)
 
 
 def rician_signal(mean: ArrayLike, sigma: float) -> NDArray[np.float64]:
@@ -103,9 +103,9 @@ def rician_remap(
     return np.where(values == 0, 0, values + after - before).astype(np.float32)
 
 
-def _mean_and_slope(power: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _mean_and_slope(power: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean at σ = 1 of a signal of this power, and its derivative by the power."""
-    x = power / 4
+    x = np.asarray(power) / 4
     zeroth, first = i0e(x), i1e(x)
     mean = _RAYLEIGH_MEAN * ((1 + 2 * x) * zeroth + 2 * x * first)
-    return mean, _RAYLEIGH_MEAN / 4 * (zeroth + first)
+    return np.asarray(mean), np.asarray(_RAYLEIGH_MEAN / 4 * (zeroth + first))

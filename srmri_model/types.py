@@ -27,3 +27,9 @@ ImagesOrVolumes: TypeAlias = Float32[Tensor, "batch channel *size"]
 
 Measurements: TypeAlias = Float32[Tensor, "batch channel *low_size"]
 """LR images or volumes; units as `Images`."""
+
+WhiteNoise: TypeAlias = Float32[Tensor, "batch ..."]
+"""Independent standard normal numbers."""
+
+PerImage: TypeAlias = Float32[Tensor, " batch"]
+"""One number for each image."""

@@ -3,6 +3,7 @@
 from srmri_model.operators.matrices import (
     GRIDS,
     KINDS,
+    WIDTH_KINDS,
     Grid,
     Kind,
     degradation_matrix,
@@ -10,16 +11,23 @@ from srmri_model.operators.matrices import (
     low_positions,
     low_size,
 )
-from srmri_model.operators.separable import AxisFactors, SeparableOperator, make_operator
+from srmri_model.operators.separable import (
+    AxisFactors,
+    SeparableOperator,
+    factor_per_axis,
+    make_operator,
+)
 
 __all__ = [
     "GRIDS",
     "KINDS",
+    "WIDTH_KINDS",
     "AxisFactors",
     "Grid",
     "Kind",
     "SeparableOperator",
     "degradation_matrix",
+    "factor_per_axis",
     "interpolation_matrix",
     "low_positions",
     "low_size",

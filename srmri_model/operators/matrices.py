@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from srmri_data.choices import OperatorKind
 from srmri_data.errors import UsageError
@@ -20,6 +21,9 @@ Matrix: TypeAlias = NDArray[np.float64]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Every kind of operator."""
+
+WIDTH_KINDS: tuple[Kind, ...] = ("box", "gaussian", "slice-profile")
+"""Kinds whose width can be chosen: the point spreads."""
 
 GRIDS: tuple[Grid, ...] = get_args(Grid)
 """Where LR voxels lie: `low_positions`."""
@@ -60,12 +64,12 @@ def low_size(high_size: int, factor: float) -> int:
     return round(high_size / _as_fraction(factor))
 
 
-def low_positions(low_size: int, factor: float, grid: Grid) -> Matrix:
+def low_positions(count: int, factor: float, grid: Grid) -> Matrix:
     """Return where LR voxels lie on the HR grid.
 
     Parameters
     ----------
-    low_size : int
+    count : int
         LR voxels.
     factor : float
         LR over HR voxel size.
@@ -75,7 +79,7 @@ def low_positions(low_size: int, factor: float, grid: Grid) -> Matrix:
 
     Returns
     -------
-    (low_size,) ndarray
+    (count,) ndarray
         HR voxel coordinates, 0-based voxel centres.
 
     Examples
@@ -83,7 +87,7 @@ def low_positions(low_size: int, factor: float, grid: Grid) -> Matrix:
     >>> low_positions(3, 2.0, "voxel-centre")
     array([0.5, 2.5, 4.5])
     """
-    return np.arange(low_size, dtype=np.float64) * factor + low_offset(factor, grid)
+    return np.arange(count, dtype=np.float64) * factor + low_offset(factor, grid)
 
 
 def low_offset(factor: float, grid: Grid) -> float:
@@ -126,8 +130,8 @@ def degradation_matrix(
     grid : {"fourier", "voxel-centre"}
         Where LR voxels lie.
     width : float
-        "gaussian": full width at half maximum; "slice-profile": thickness between the middles
-        of its edges; both in LR voxels. The other kinds have a width of their own.
+        Of a point spread, in LR voxels. "box": its edge; "gaussian": full width at half maximum;
+        "slice-profile": thickness between the middles of its edges.
 
     Returns
     -------
@@ -148,12 +152,13 @@ def degradation_matrix(
         return _weights(
             centres, high_size, support * factor, lambda distance: kernel(distance / factor)
         )
-    below, reach = _spread(kind, width)
+    below, reach = _SPREADS[kind]
+    scale = width * factor
     return _weights(
         centres,
         high_size,
-        2 * reach * factor + 1,
-        lambda distance: below((distance + 0.5) / factor) - below((distance - 0.5) / factor),
+        2 * reach * scale + 1,
+        lambda distance: below((distance + 0.5) / scale) - below((distance - 0.5) / scale),
     )
 
 
@@ -185,7 +190,7 @@ def interpolation_matrix(
     """
     if kind == "kspace":
         filled = degradation_matrix(kind, high_size, factor, grid=grid).T
-        # Already a factor of 1 / `factor`, unless the two fields of view differ a little.
+        # All rows have the same sum, unless the two fields of view differ a little.
         return np.asarray(filled / filled.sum(axis=1, keepdims=True))
     positions = (np.arange(high_size, dtype=np.float64) - low_offset(factor, grid)) / factor
     return _weights(positions, low_size(high_size, factor), 4.0, _cubic)
@@ -228,25 +233,17 @@ def _band_limited(centres: Matrix, size: int, factor: float) -> Matrix:
     return np.asarray((np.cos(at) * weights) @ np.cos(of).T + (np.sin(at) * weights) @ np.sin(of).T)
 
 
-def _spread(kind: Kind, width: float) -> tuple[Callable[[Matrix], Matrix], float]:
-    """Share of a point spread below a position, and its half width, in LR voxels."""
-    if kind == "gaussian":
-        from scipy.special import ndtr
+def _box_below(x: Matrix) -> Matrix:
+    return np.clip(x + 0.5, 0, 1)
 
-        sigma = width / _FWHM
-        return lambda x: np.asarray(ndtr(x / sigma)), _GAUSSIAN_REACH * sigma
-    if kind == "slice-profile":
-        return (
-            lambda x: (
-                (
-                    (_ramp_area(x / width + (1 + EDGE_SHARE) / 2))
-                    - _ramp_area(x / width + (1 - EDGE_SHARE) / 2)
-                )
-                / EDGE_SHARE
-            ),
-            width * (1 + EDGE_SHARE) / 2,
-        )
-    return lambda x: np.clip(x + 0.5, 0, 1), 0.5
+
+def _gaussian_below(x: Matrix) -> Matrix:
+    return np.asarray(ndtr(x * _FWHM))
+
+
+def _trapezoid_below(x: Matrix) -> Matrix:
+    rise, fall = _ramp_area(x + (1 + EDGE_SHARE) / 2), _ramp_area(x + (1 - EDGE_SHARE) / 2)
+    return (rise - fall) / EDGE_SHARE
 
 
 def _ramp_area(x: Matrix) -> Matrix:
@@ -276,5 +273,13 @@ _KERNELS: Mapping[str, tuple[Callable[[Matrix], Matrix], float]] = MappingProxyT
         "bilinear": (_triangle, 2.0),
         "lanczos2": (_lanczos(2), 4.0),
         "lanczos3": (_lanczos(3), 6.0),
+    }
+)
+# Share of a point spread of width 1 below a position, and how far it reaches.
+_SPREADS: Mapping[str, tuple[Callable[[Matrix], Matrix], float]] = MappingProxyType(
+    {
+        "box": (_box_below, 0.5),
+        "gaussian": (_gaussian_below, _GAUSSIAN_REACH / _FWHM),
+        "slice-profile": (_trapezoid_below, (1 + EDGE_SHARE) / 2),
     }
 )

@@ -13,6 +13,7 @@ from srmri_model.axes import apply_per_axis
 from srmri_model.operators.matrices import (
     GRIDS,
     KINDS,
+    WIDTH_KINDS,
     Grid,
     Kind,
     degradation_matrix,
@@ -269,8 +270,9 @@ class SeparableOperator:
     ) -> Tensor:
         """Weigh an image against a measurement, with a prior of its own for every pixel.
 
-        Conjugate gradients in u = (z − d) / prior, where the equations are
-        (1 + P Hᵀ H P / noise²) u = P Hᵀ (y − H d) / noise².
+        With P² the prior's variances, z = d + P² Hᵀ w where (noise² + H P² Hᵀ) w = y − H d.
+        Conjugate gradients find w, an LR image, scaled by the root of the diagonal: unlike in
+        z, their speed then depends on H alone, not on how far prior and noise are apart.
 
         Parameters
         ----------
@@ -281,7 +283,8 @@ class SeparableOperator:
         noise : float or (B,) Tensor
             Standard deviation of the measurement's noise, > 0.
         prior_map : (..., *high_shape) Tensor
-            Standard deviation of the truth about d at every pixel; 0 keeps d there.
+            Standard deviation of the truth about d at every pixel; 0 keeps d there. May leave
+            out axes of d, or have size 1 along them.
         steps : int
             Steps of conjugate gradients; every image has step sizes of its own.
 
@@ -297,20 +300,23 @@ class SeparableOperator:
         """
         self._check(d, self.high_shape, "HR")
         self._check(y, self.low_shape, "LR")
-        # In units of the noise the data term is ‖A u − b‖² with A = H P / noise.
-        weight = 1 / self._per_image(noise, d)
-        residual = prior_map * self.adjoint(weight**2 * (y - self.forward(d)))
-        direction = residual
-        u = torch.zeros_like(residual)
+        variance = (prior_map**2).broadcast_to(d.shape)
+        noise_variance = self._per_image(noise, d) ** 2
+        squares = [m if m is None else m**2 for m in self._matrices("forward")]
+        scale = (noise_variance + apply_per_axis(variance, squares)).rsqrt()
+        residual = direction = scale * (y - self.forward(d))
+        w = torch.zeros_like(residual)
         energy = self._dot(residual, residual)
         for _ in range(steps):
-            seen = weight * self.forward(prior_map * direction)
-            step = _ratio(energy, self._dot(direction, direction) + self._dot(seen, seen))
-            u = u + step * direction
-            residual = residual - step * (direction + prior_map * self.adjoint(weight * seen))
+            scaled = scale * direction
+            spread = self.forward(variance * self.adjoint(scaled))
+            product = scale * (noise_variance * scaled + spread)
+            step = _ratio(energy, self._dot(direction, product))
+            w = w + step * direction
+            residual = residual - step * product
             previous, energy = energy, self._dot(residual, residual)
             direction = residual + _ratio(energy, previous) * direction
-        return d + prior_map * u
+        return d + variance * self.adjoint(scale * w)
 
     def _matrices(self, name: str, *, transposed: bool = False) -> list[Tensor | None]:
         found = [None if axis is None else getattr(axis, name) for axis in self._axes]
@@ -351,6 +357,11 @@ class SeparableOperator:
                 f"{self.name} takes {what} images of {shape}; found {tuple(images.shape)}",
                 hint="make an operator for this size with make_operator",
             )
+        if images.dtype != self.dtype:
+            raise UsageError(
+                f"{self.name} works in {self.dtype}; found {what} images in {images.dtype}",
+                hint="convert the images, or the operator with .to(dtype=...)",
+            )
 
 
 def make_operator(
@@ -379,8 +390,8 @@ def make_operator(
     axes : tuple of int, optional
         Axes to degrade, by default all; only with a single factor.
     width : float, optional
-        Full width at half maximum of "gaussian", thickness of "slice-profile", in LR voxels;
-        by default 1.
+        Edge of "box", full width at half maximum of "gaussian", thickness of "slice-profile",
+        in LR voxels; by default 1.
 
     Returns
     -------
@@ -403,14 +414,14 @@ def make_operator(
         raise UsageError(f"unknown operator {kind!r}; expected one of {', '.join(KINDS)}")
     if grid not in GRIDS:
         raise UsageError(f"unknown grid {grid!r}; expected {' or '.join(GRIDS)}")
-    if width is not None and kind not in ("gaussian", "slice-profile"):
+    if width is not None and kind not in WIDTH_KINDS:
         raise UsageError(
-            f"the width of {kind} can not be chosen", hint="use gaussian or slice-profile"
+            f"the width of {kind} can not be chosen", hint=f"use {', '.join(WIDTH_KINDS)}"
         )
     if width is not None and not 0 < width < math.inf:
         raise UsageError(f"width is a positive number of LR voxels; found {width}")
     high_shape = tuple(int(n) for n in high_shape)
-    factors = _factor_per_axis(len(high_shape), factor, axes)
+    factors = factor_per_axis(len(high_shape), factor, axes)
     for n, f in zip(high_shape, factors, strict=True):
         if low_size(n, f) < 1:
             raise UsageError(f"{n} voxels are too few for a factor of {f}")
@@ -426,9 +437,35 @@ def make_operator(
     return SeparableOperator(parts, high_shape, name=kind, grid=grid)
 
 
-def _factor_per_axis(
-    n_axes: int, factor: float | tuple[float, ...], axes: tuple[int, ...] | None
+def factor_per_axis(
+    n_axes: int, factor: float | tuple[float, ...], axes: tuple[int, ...] | None = None
 ) -> tuple[float, ...]:
+    """Return one factor for every axis.
+
+    Parameters
+    ----------
+    n_axes : int
+        2 or 3.
+    factor : float or tuple of float
+        As in `make_operator`.
+    axes : tuple of int, optional
+        As in `make_operator`.
+
+    Returns
+    -------
+    tuple of float
+        1 where an axis is left alone.
+
+    Raises
+    ------
+    UsageError
+        If they do not fit together.
+
+    Examples
+    --------
+    >>> factor_per_axis(3, 2, axes=(0, 1))
+    (2.0, 2.0, 1.0)
+    """
     if n_axes not in (2, 3):
         raise UsageError(f"operators work on images of 2 or 3 axes; found {n_axes}")
     if not isinstance(factor, tuple):

@@ -1,5 +1,6 @@
 """Images from a denoiser and a measurement: every sampler behind one call, `sample`."""
 
+from srmri_model.samplers.calibration import measure_variance
 from srmri_model.samplers.problem import Counted, Denoises, ImageNoise, Level, Noise, Problem
 from srmri_model.samplers.run import SAMPLERS, Sampler, SamplingStopped, Trace, sample
 from srmri_model.samplers.settings import (
@@ -34,6 +35,7 @@ __all__ = [
     "Trace",
     "Variance",
     "VarianceTable",
+    "measure_variance",
     "sample",
     "two_valued",
     "within",

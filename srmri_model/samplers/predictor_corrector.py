@@ -266,4 +266,3 @@ def _project(problem: Problem, x: ImagesOrVolumes, sigma: float) -> ImagesOrVolu
     """Replace what H sees of images at level σ by the measurement at that level."""
     missing = problem.noised_measurement(sigma) - problem.operator.forward(x)
     return x + problem.operator.pseudo_inverse(missing)
-

@@ -4,30 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float32
 from torch import Tensor
 
 from srmri_model.operators import SeparableOperator
 from srmri_model.samplers.variance import Variance
-from srmri_model.types import ImagesOrVolumes, Measurements, Planes, Sigmas
+from srmri_model.types import (
+    ImagesOrVolumes,
+    Measurements,
+    PerImage,
+    Planes,
+    Sigmas,
+    WhiteNoise,
+)
 
 
+@runtime_checkable
 class Denoises(Protocol):
     """E[clean | noisy], differentiable in the image; see `srmri_model.networks.Denoiser`."""
 
     def __call__(
         self, x: ImagesOrVolumes, sigma: Sigmas | float, plane: Planes | None = None
-    ) -> ImagesOrVolumes: ...
+    ) -> ImagesOrVolumes:
+        """Denoise images, each with noise of its sigma."""
 
 
+@runtime_checkable
 class Noise(Protocol):
     """A source of white noise for every image of a batch."""
 
-    def __call__(self, shape: tuple[int, ...]) -> Float32[Tensor, "batch *shape"]: ...
+    def __call__(self, shape: tuple[int, ...]) -> WhiteNoise:
+        """Draw noise of a shape for every image."""
 
 
 class ImageNoise:
@@ -61,7 +71,7 @@ class ImageNoise:
         ]
         self._device = device
 
-    def __call__(self, shape: tuple[int, ...]) -> Float32[Tensor, "batch *shape"]:
+    def __call__(self, shape: tuple[int, ...]) -> WhiteNoise:
         """Draw the next noise of every image.
 
         Parameters
@@ -116,7 +126,7 @@ class Counted:
         self.forward += 1
         denoised = self._denoiser(x, sigma, plane)
         if denoised.requires_grad:
-            denoised.register_hook(self._count_backward)
+            denoised.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
         return denoised
 
     def _count_backward(self, _gradient: Tensor) -> None:
@@ -207,7 +217,7 @@ class Problem:
             return self.measurement
         return self.measurement + sigma * self.operator.forward(self.white())
 
-    def misfit(self, x: ImagesOrVolumes) -> Float32[Tensor, " batch"]:
+    def misfit(self, x: ImagesOrVolumes) -> PerImage:
         """Root mean square of H x − y.
 
         Parameters
@@ -275,4 +285,6 @@ def norms(images: Tensor) -> Tensor:
     (B, 1, ...) Tensor
         Shaped so that it multiplies images.
     """
-    return torch.linalg.vector_norm(images, dim=tuple(range(1, images.ndim)), keepdim=True)
+    axes = tuple(range(1, images.ndim))
+    found: Tensor = torch.linalg.vector_norm(images, dim=axes, keepdim=True)
+    return found

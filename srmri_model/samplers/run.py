@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float32
@@ -30,32 +30,34 @@ from srmri_model.samplers.settings import (
 from srmri_model.samplers.variance import Variance
 from srmri_model.types import ImagesOrVolumes, Measurements, Planes, Sigmas
 
+Residuals: TypeAlias = Float32[Tensor, "level batch"]
+
 
 class Sampler(NamedTuple):
     """A sampler and what can be chosen about it.
 
     Attributes
     ----------
-    settings : type
-        Its data class; called without arguments it gives the default.
+    settings : Settings
+        Its defaults; the sampler takes others of the same class.
     levels : callable
         ``levels(problem, settings)`` yields a `Level` per noise level.
     """
 
-    settings: type[Settings]
+    settings: Settings
     levels: Callable[[Problem, Any], Iterator[Level]]
 
 
 SAMPLERS: Mapping[SamplerName, Sampler] = MappingProxyType(
     {
-        "fast": Sampler(Fast, fast),
-        "paper": Sampler(Paper, paper),
-        "dps": Sampler(Guided, dps),
-        "mcg": Sampler(Guided, mcg),
-        "score-sde": Sampler(PredictorCorrector, score_sde),
-        "pc": Sampler(PredictorCorrector, unconditional),
-        "ddnm": Sampler(DDNM, ddnm),
-        "diffpir": Sampler(DiffPIR, diffpir),
+        "fast": Sampler(Fast(), fast),
+        "paper": Sampler(Paper(), paper),
+        "dps": Sampler(Guided(), dps),
+        "mcg": Sampler(Guided(), mcg),
+        "score-sde": Sampler(PredictorCorrector(), score_sde),
+        "pc": Sampler(PredictorCorrector(), unconditional),
+        "ddnm": Sampler(DDNM(), ddnm),
+        "diffpir": Sampler(DiffPIR(), diffpir),
     }
 )
 """Every sampler, the default first."""
@@ -87,7 +89,7 @@ class Trace:
     sampler: SamplerName
     settings: Settings
     sigmas: tuple[float, ...]
-    residuals: Float32[Tensor, "level batch"]
+    residuals: Residuals
     nfe: int
     nbe: int
 
@@ -145,7 +147,7 @@ def sample(
         ``generator(shape)`` gives white noise (B, *shape), such as `ImageNoise`: the same noise
         gives the same images.
     settings : Settings, optional
-        Of the class that `SAMPLERS` names; by default its defaults.
+        Of the class of those in `SAMPLERS`; by default those.
     variance : callable, optional
         ``variance(sigma)``: how far denoised images are from the truth, such as a
         `VarianceTable`; `fast` needs it, the others do not use it.
@@ -190,11 +192,11 @@ def sample(
     """
     if name not in SAMPLERS:
         raise UsageError(f"unknown sampler {name!r}; expected one of {', '.join(SAMPLERS)}")
-    kind, levels = SAMPLERS[name]
-    settings = kind() if settings is None else settings
-    if type(settings) is not kind:
+    default, levels = SAMPLERS[name]
+    settings = default if settings is None else settings
+    if type(settings) is not type(default):
         raise UsageError(
-            f"the sampler {name} takes settings of type {kind.__name__}; "
+            f"the sampler {name} takes settings of type {type(default).__name__}; "
             f"found {type(settings).__name__}"
         )
     counted = Counted(denoiser)

@@ -69,7 +69,22 @@ class VarianceTable:
             Interpolated.
         """
         seen = None if self.seen is None else self._at(sigma, self.seen)
-        return Variance(self._at(sigma, self.pixel), seen)
+        return Variance(self.pixel_at(sigma), seen)
+
+    def pixel_at(self, sigma: float) -> float:
+        """Look up the variance per pixel alone.
+
+        Parameters
+        ----------
+        sigma : float
+            Noise level.
+
+        Returns
+        -------
+        float
+            Interpolated.
+        """
+        return self._at(sigma, self.pixel)
 
     def _at(self, sigma: float, values: Sequence[float]) -> float:
         first = self.sigmas[0]
@@ -99,7 +114,7 @@ def two_valued(
     """
 
     def variance(sigma: float) -> Variance:
-        inside, outside = foreground(sigma).pixel, background(sigma).pixel
+        inside, outside = (table.pixel_at(sigma) for table in (foreground, background))
         filled = torch.full(mask.shape, outside, dtype=torch.float32, device=mask.device)
         return Variance(filled.masked_fill(mask, inside))
 

@@ -19,6 +19,7 @@ from srmri_model.estimate import (
     foreground_levels,
     level_map,
     mean_levels,
+    zero_filling,
 )
 from srmri_model.operators import make_operator
 from srmri_model.rician import rician_mean, rician_remap, rician_signal
@@ -90,7 +91,9 @@ def test_remapping_takes_away_the_bias_of_the_background(animal, snr, ratio):
     assert abs(rest[air].mean()) < 0.3
     assert abs(rest[deep].mean()) < 0.1
     assert (rest[air] ** 2).mean() < 1
-    assert (rest[deep] ** 2).mean() == pytest.approx(1, abs=0.1)
+    # Below an SNR of 2 the magnitudes of HR themselves vary less than its noise does.
+    spread = 0.1 if snr >= 2 * ratio else 0.15
+    assert (rest[deep] ** 2).mean() == pytest.approx(1, abs=spread)
     raw = (low - expected) / sigma
     assert abs(rest[edge].mean()) < 0.3 + 0.5 * abs(raw[edge].mean())
     if ratio in (0.0, 2.0, 2.8):
@@ -143,6 +146,40 @@ def test_noise_is_measured_in_a_single_slice(animal):
     assert found.sigma == pytest.approx(0.1, rel=0.1)
 
 
+def zero_filled_noise(shape, acquired, seed=0):
+    """Complex noise acquired on a smaller matrix, of standard deviation 1 in each channel."""
+    noise = np.random.default_rng(seed).standard_normal((2, *acquired))
+    spectrum = np.fft.fftshift(np.fft.fftn(noise[0] + 1j * noise[1]))
+    before = [(n - m) // 2 for n, m in zip(shape, acquired, strict=True)]
+    pads = [(b, n - m - b) for b, n, m in zip(before, shape, acquired, strict=True)]
+    return np.fft.ifftn(np.fft.ifftshift(np.pad(spectrum, pads))) * np.prod(shape) / noise[0].size
+
+
+@pytest.mark.parametrize("acquired", [(96, 80, 24), (64, 40, 24), (52, 60, 24), (48, 80, 12)])
+def test_zero_filling_is_found_in_the_noise(acquired):
+    shape = (96, 80, 24)
+    image = zero_filled_noise(shape, acquired)
+    image[30:60, 25:55] += 30
+    found = zero_filling(np.abs(image))
+    expected = [n / m for n, m in zip(shape, acquired, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=0.04)
+    assert estimate_noise(np.abs(image)).sigma == pytest.approx(1, rel=0.03)
+
+
+def test_zero_filling_can_not_be_told_without_air(animal):
+    clean, _ = degraded(animal)
+    assert zero_filling(scanned(clean, 0.1) * (clean > 0.5)) is None
+
+
+def test_a_ghost_in_air_is_not_taken_for_noise(animal):
+    """A faint copy of the animal half a field of view away, as motion leaves it."""
+    clean, _ = degraded(animal, factor=(2, 2, 1))
+    ghost = clean + 0.08 * np.roll(clean, clean.shape[0] // 2, axis=0)
+    found = estimate_noise(scanned(ghost, 0.05))
+    assert found.source == "air"
+    assert found.sigma == pytest.approx(0.05, rel=0.05)
+
+
 def test_noise_that_can_not_be_measured_is_refused():
     with pytest.raises(ResolutionError, match="the noise can not be measured"):
         estimate_noise(np.pad(np.ones((4, 4)), 8) + np.pad(np.eye(4), 8))
@@ -190,3 +227,8 @@ def test_operator_grid_and_width_are_found_in_a_pair(animal, kind, grid, width, 
 def test_a_pair_of_sizes_that_do_not_fit_is_refused(animal):
     with pytest.raises(UsageError, match=r"make LR of \(36, 32, 24\); found \(36, 32, 48\)"):
         fit_operator(animal, animal[::2, ::2], 2)
+
+
+def test_a_pair_without_foreground_is_refused():
+    with pytest.raises(ResolutionError, match="one single intensity"):
+        fit_operator(np.ones((8, 8, 8)), np.ones((4, 4, 4)), 2)

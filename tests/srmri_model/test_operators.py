@@ -314,6 +314,22 @@ def test_going_to_float32_and_back_loses_nothing():
     assert torch.equal(again.forward(x), operator.to(dtype=torch.float64).forward(x))
 
 
+def test_everything_stays_on_the_device_of_the_operator():
+    operator = make_operator("kspace", (8, 6), 2).to(device="meta")
+    x, y = torch.zeros(2, 1, 8, 6, device="meta"), torch.zeros(2, 1, 4, 3, device="meta")
+    sigma = torch.ones(2, device="meta")
+    assert operator.forward(x).shape == y.shape
+    for image in (
+        operator.adjoint(y),
+        operator.up(y),
+        operator.pseudo_inverse(y),
+        operator.prox(x, y, sigma, sigma),
+        operator.prox_map(x, y, 0.1, torch.ones(8, 6, device="meta")),
+    ):
+        assert image.device.type == "meta"
+        assert image.shape == x.shape
+
+
 @pytest.mark.parametrize(
     ("kind", "shape", "factor", "options", "message"),
     [
@@ -325,13 +341,25 @@ def test_going_to_float32_and_back_loses_nothing():
         ("box", (8,), 2, {}, "2 or 3 axes; found 1"),
         ("box", (8, 8), (2, 2, 2), {}, "one factor per axis is 2 numbers"),
         ("box", (8, 8), 2, {"axes": (2,)}, "have no axes"),
-        ("box", (8, 8), 2, {"width": 1.0}, "the width of box can not be chosen"),
+        ("kspace", (8, 8), 2, {"width": 1.0}, "the width of kspace can not be chosen"),
         ("gaussian", (8, 8), 2, {"width": 0.0}, "width is a positive number"),
     ],
 )
 def test_what_can_not_be_built_is_refused_with_a_reason(kind, shape, factor, options, message):
     with pytest.raises(UsageError, match=message):
         make_operator(kind, shape, factor, **options)
+
+
+def test_a_box_of_half_a_voxel_leaves_gaps():
+    np.testing.assert_allclose(
+        degradation_matrix("box", 8, 4.0, width=0.5),
+        [[0, 0.5, 0.5, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0.5, 0.5, 0]],
+    )
+
+
+def test_images_of_another_type_are_refused():
+    with pytest.raises(UsageError, match=r"works in torch.float32; found LR images in torch.fl"):
+        make_operator("box", (8, 8), 2).adjoint(torch.zeros(4, 4, dtype=torch.float64))
 
 
 def test_images_of_another_size_are_refused():

@@ -1520,7 +1520,8 @@ def upsample(
         OperatorKind, _physics("What made LR of HR: a scanner truncates k-space.")
     ] = "kspace",
     width: Annotated[
-        float | None, _physics("Of gaussian (FWHM) and slice-profile, in LR voxels. Default: 1.")
+        float | None,
+        _physics("Of box, gaussian (FWHM) and slice-profile, in LR voxels. Default: 1."),
     ] = None,
     grid: Annotated[
         Grid, _physics("LR voxel i centred on HR voxel f·i (fourier) or f·i + (f-1)/2.")

@@ -18,6 +18,7 @@ from srmri_data.formats.nifti_writer import write_nifti
 from srmri_data.geometry import voxel_spacing
 from srmri_data.safe_io import sha256_file, write_json
 from srmri_data.types import Affine
+from srmri_model.samplers import Denoises
 from srmri_model.upsampling.draw import Drawing, Progress, check_domain, prepare
 from srmri_model.upsampling.measure import Measured, measure
 from srmri_model.upsampling.page import write_page
@@ -34,6 +35,7 @@ def run_upsample(
     plan: UpsamplePlan,
     *,
     force: bool = False,
+    denoiser: Denoises | None = None,
     command: Sequence[str] = (),
     progress: Progress = lambda _stage, _done, _total: None,
     warn: Callable[[str], None] = lambda _text: None,
@@ -51,6 +53,8 @@ def run_upsample(
     force : bool
         Go on although the model does not fit the volume; begin anew where partial results
         belong to other settings.
+    denoiser : callable, optional
+        Takes the place of the checkpoint's network, on anatomical images in [0, 1].
     command : sequence of str
         How the run was started, for its records.
     progress : callable
@@ -82,7 +86,7 @@ def run_upsample(
     data = np.ascontiguousarray(ingest.load(record, frame=frame).scaled().data)
     measured = measure(plan, data)
     tell(measured.warnings)
-    drawing, memory, about_memory = prepare(plan, sigma_y=measured.sigma_y)
+    drawing, memory, about_memory = prepare(plan, sigma_y=measured.sigma_y, denoiser=denoiser)
     tell(about_memory)
     objection, refused = check_domain(drawing, measured)
     if objection:

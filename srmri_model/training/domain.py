@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from srmri_data.dataset import SliceItem
 from srmri_data.errors import ResolutionError
 from srmri_model.estimate import estimate_noise, foreground_levels, mean_levels
 from srmri_model.operators import SeparableOperator, make_operator
@@ -59,7 +60,7 @@ def describe_slices(slices: Slices, *, n_volumes: int = 12, per_volume: int = 12
         images = [np.asarray(item["image"]) for item in items]
         try:
             levels.append(foreground_levels(np.concatenate([_degraded(i) for i in images])))
-            noises.append(float(np.median([estimate_noise(image).sigma for image in images])))
+            noises.append(float(np.median([_noise(item) for item in items])))
         except ResolutionError:
             # Too small to measure, or constant: the others tell.
             continue
@@ -68,6 +69,12 @@ def describe_slices(slices: Slices, *, n_volumes: int = 12, per_volume: int = 12
         "levels": asdict(mean_levels(levels)) if levels else None,
         "noise": float(np.median(noises)) if noises else None,
     }
+
+
+def _noise(item: SliceItem) -> float:
+    # Magnitudes of noise follow their law in scanner units, where no signal is 0.
+    low, high = item["intensity"]
+    return estimate_noise(item["image"] * (high - low) + low).sigma / (high - low)
 
 
 def _degraded(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from srmri_data.errors import UsageError
 from srmri_model.checkpoints import load_denoiser
-from srmri_model.networks import Denoiser
 from srmri_model.operators import SeparableOperator, make_operator
 from srmri_model.samplers import (
     SAMPLERS,
@@ -267,13 +266,14 @@ def sampler_settings(plan: UpsamplePlan) -> Settings:
     UsageError
         If it has no such setting, or a value is none of its.
     """
-    kind = SAMPLERS[plan.config.sampler].settings
-    defaults = kind()
+    defaults = SAMPLERS[plan.config.sampler].settings
+    names = [f.name for f in fields(defaults) if f.name != "steps"]
     given: dict[str, Any] = {}
     for name, text in plan.config.settings.items():
-        if name not in {f.name for f in fields(kind)} or name == "steps":
-            known = ", ".join(f.name for f in fields(kind) if f.name != "steps")
-            raise UsageError(f"--set {name}: the sampler {plan.config.sampler} has {known}")
+        if name not in names:
+            raise UsageError(
+                f"--set {name}: the sampler {plan.config.sampler} has {', '.join(names)}"
+            )
         default = getattr(defaults, name)
         try:
             if isinstance(default, bool):
@@ -288,7 +288,7 @@ def sampler_settings(plan: UpsamplePlan) -> Settings:
 
 
 def prepare(
-    plan: UpsamplePlan, *, sigma_y: float, denoiser: Denoiser | None = None
+    plan: UpsamplePlan, *, sigma_y: float, denoiser: Denoises | None = None
 ) -> tuple[Drawing, dict[str, Any], tuple[str, ...]]:
     """Load the model, and decide whether it sees slices whole or in tiles.
 
@@ -298,7 +298,7 @@ def prepare(
         Checkpoint and settings.
     sigma_y : float
         Standard deviation of the measurement's noise.
-    denoiser : Denoiser, optional
+    denoiser : callable, optional
         Takes the place of the checkpoint's.
 
     Returns
@@ -316,13 +316,14 @@ def prepare(
     if device.type == "cpu":
         # A network computes its smallest numbers several times slower otherwise.
         torch.set_flush_denormal(True)
-    model = denoiser or load_denoiser(plan.weights, str(device), bf16=config.precision == "bf16")
+    found: Denoises = denoiser or load_denoiser(
+        plan.weights, str(device), bf16=config.precision == "bf16"
+    )
     table = noise_table(plan.metadata)
     memory = _memory(plan, device)
-    found: Denoises = model
     warnings = []
     if memory["tile"]:
-        found = Tiled(model, memory["tile"])
+        found = Tiled(found, memory["tile"])
         warnings.append(
             f"the network saw tiles of {memory['tile']} pixels, blended; whole slices would differ "
             "a little"

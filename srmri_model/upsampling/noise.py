@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ class SliceNoise:
     """White noise for slices of a volume, the same whichever slices are drawn together.
 
     Neighbours are made alike by a Gaussian average over the streams of the slices around: the
-    noise of every slice stays white, and that of slices n apart has correlation r^(n²).
+    noise of every slice stays white, and that of slices n apart has a correlation of about r^(n²).
 
     Parameters
     ----------
@@ -96,8 +97,18 @@ def neighbour_weights(correlation: float) -> list[float]:
     """
     if correlation == 0:
         return [1.0]
-    # A Gaussian of width w has the autocorrelation exp(-n² / 4w²).
-    width = math.sqrt(-1 / (4 * math.log(correlation)))
+    # On a line the autocorrelation of a Gaussian of width w is exp(-n² / 4w²); of weights on
+    # integers it is a little less, so w is found by halving.
+    low, high = 0.1, 2 * math.sqrt(-1 / (4 * math.log(correlation))) + 1
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        weights = _gaussian(middle)
+        found = sum(a * b for a, b in itertools.pairwise(weights))
+        low, high = (middle, high) if found < correlation else (low, middle)
+    return _gaussian(high)
+
+
+def _gaussian(width: float) -> list[float]:
     reach = max(1, math.ceil(4 * width))
     weights = [math.exp(-(n**2) / (2 * width**2)) for n in range(-reach, reach + 1)]
     length = math.sqrt(sum(weight**2 for weight in weights))

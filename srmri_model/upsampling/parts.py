@@ -69,9 +69,9 @@ class Parts:
         """
         path = self.folder / f"{name}.npz"
         try:
-            with np.load(path) as file:
-                # The archive's checksum is verified while it is read.
-                array: NDArray[np.float32] = file["array"]
+            # The archive's checksum is verified while it is read.
+            with open(path, "rb") as file, np.load(file) as archive:
+                array: NDArray[np.float32] = archive["array"]
         except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         return array

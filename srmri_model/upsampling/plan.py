@@ -36,7 +36,7 @@ MIN_STD_SAMPLES = 4
 ANATOMICAL: tuple[Plane, ...] = ("coronal", "axial", "sagittal")
 """The planes of ``--planes 3``, in the order they take turns."""
 
-_WIDTHS = ("gaussian", "slice-profile")
+_WIDTHS = ("box", "gaussian", "slice-profile")
 _GRADIENTS = ("paper", "dps", "mcg")
 _MAX_CORRELATION = 0.95
 _SPACING_TOLERANCE = 1.25
@@ -68,7 +68,7 @@ class UpsampleConfig:
     operator : str
         What made LR of HR; see `srmri_model.operators.degradation_matrix`.
     width : float, optional
-        Of "gaussian" and "slice-profile", in LR voxels.
+        Of "box", "gaussian" (at half maximum) and "slice-profile", in LR voxels.
     grid : {"fourier", "voxel-centre"}
         Where LR voxels lie on the HR grid.
     noise : float, optional
@@ -126,7 +126,7 @@ class UpsampleConfig:
             "--samples is at least 1": self.samples >= 1,
             "--estimate mean takes --samples 2 or more": self.estimate == "sample"
             or self.samples > 1,
-            "--width belongs to --operator gaussian or slice-profile": self.width is None
+            f"--width belongs to --operator {', '.join(_WIDTHS)}": self.width is None
             or self.operator in _WIDTHS,
             "--width is above 0": self.width is None or 0 < self.width < math.inf,
             "--noise is above 0 and below 1, for intensities in [0, 1]": self.noise is None
@@ -471,7 +471,7 @@ def _check_network(plan: UpsamplePlan) -> None:
         )
 
 
-def noise_table(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def noise_table(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
     """Return how far denoised images are from the truth in the foreground, v(σ).
 
     Parameters
@@ -481,19 +481,17 @@ def noise_table(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[f
 
     Returns
     -------
-    sigmas, variances : tuple of float, or None
-        Of the levels that were measured; None where there are fewer than two.
+    tuple of tuple of float, or None
+        Noise levels, variance per pixel and, where it was measured, the variance as a
+        measurement sees it; None where there are fewer than two levels.
     """
-    table = metadata.get("noise_table") or {"sigmas": [], "foreground": []}
-    rows = [
-        (float(sigma), float(value))
-        for sigma, value in zip(table["sigmas"], table["foreground"], strict=True)
-        if sigma and value
-    ]
+    table = metadata.get("noise_table") or {}
+    columns = [table.get("sigmas", []), table.get("foreground", [])]
+    columns += [table["seen"]] if table.get("seen") else []
+    rows = [row for row in zip(*columns, strict=True) if all(value for value in row)]
     if len(rows) < 2:
         return None
-    sigmas, variances = zip(*rows, strict=True)
-    return sigmas, variances
+    return tuple(tuple(float(value) for value in column) for column in zip(*rows, strict=True))
 
 
 def _warnings(plan: UpsamplePlan) -> list[str]:

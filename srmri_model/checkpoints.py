@@ -162,7 +162,7 @@ def read_description(path: Path) -> tuple[NetworkConfig, dict[str, Any]]:
         file.seek(8)
         header = file.read(length)
     try:
-        described = json.loads(header)["__metadata__"]
+        described = dict(json.loads(header)["__metadata__"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: a safetensors file, but not a checkpoint of srmri", hint=_FOREIGN_HINT

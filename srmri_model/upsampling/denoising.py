@@ -157,8 +157,8 @@ class OnSlices:
         """
         x = x.flip(self._flips)
         parts = []
-        for part in x.split(self.at_once):
-            label = None
+        for first in range(0, len(x), self.at_once):
+            part, label = x[first : first + self.at_once], None
             if self.label is not None:
                 label = torch.full((len(part),), self.label, device=x.device)
             parts.append(self.denoiser(part.contiguous(), sigma, label))

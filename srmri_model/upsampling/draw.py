@@ -168,8 +168,9 @@ def _draw_slices(
     stack = torch.from_numpy(np.ascontiguousarray(low.transpose(denoiser.axes)))[:, None]
     operator = drawing.operator(denoiser.axes[1:])
     stage, total = _stage(drawing, number), len(stack) * settings.steps
-    images = {n: parts.read(f"s{number}-{n}") for n in range(len(stack))}
-    missing = [n for n, image in images.items() if image is None]
+    kept = {n: parts.read(f"s{number}-{n}") for n in range(len(stack))}
+    images = {n: image for n, image in kept.items() if image is not None}
+    missing = [n for n in kept if n not in images]
     done = (len(stack) - len(missing)) * settings.steps
     progress(stage, done, total)
     for first in range(0, len(missing), drawing.at_once):

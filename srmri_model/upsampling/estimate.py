@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from srmri_data.choices import SamplerName
 from srmri_model.operators import make_operator
 from srmri_model.samplers import ImageNoise, Settings, Variance, sample
 from srmri_model.training.estimate import time_text
@@ -84,7 +86,7 @@ def estimate(
     }
 
 
-def count_evaluations(sampler: Any, settings: Settings) -> tuple[int, int]:
+def count_evaluations(sampler: SamplerName, settings: Settings) -> tuple[int, int]:
     """Count evaluations of the network per image, forward and backward, on an image of nothing.
 
     Parameters
@@ -106,8 +108,9 @@ def count_evaluations(sampler: Any, settings: Settings) -> tuple[int, int]:
     (19, 10)
     """
 
-    def denoiser(x: torch.Tensor, sigma: Any, _plane: Any = None) -> torch.Tensor:
-        return x / (1 + sigma**2)
+    def denoiser(x: Tensor, sigma: Tensor | float, plane: Tensor | None = None) -> Tensor:
+        del plane
+        return x / (1 + float(sigma) ** 2)
 
     _, trace = sample(
         sampler,

@@ -23,12 +23,13 @@ _MIN_TILE = 64
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that are alive, and the most there were at once."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now: int = 0
+        self.peak: int = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(
@@ -45,7 +46,7 @@ class _Live(TorchDispatchMode):
         if key in self._known:
             return
         self._known.add(key)
-        size = storage.nbytes()
+        size = int(storage.nbytes())
         self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._remove, key, size)
@@ -77,7 +78,8 @@ def forward_bytes(config: NetworkConfig, rows: int, cols: int) -> int:
         plane = torch.zeros(1, dtype=torch.int64) if config.n_planes else None
         with _Live() as live:
             network(image, sigma, plane)
-    return live.peak
+    peak: int = live.peak
+    return peak
 
 
 def denoising_bytes(config: NetworkConfig, rows: int, cols: int, *, gradients: bool) -> int:

@@ -150,8 +150,10 @@ def _agreement_rows(sidecar: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _settings(sidecar: Mapping[str, Any]) -> list[tuple[str, str]]:
-    shown = ("sampler", "steps", "samples", "estimate", "operator", "grid", "planes", "plane")
-    shown += ("seed", "z_correlation", "tile", "device", "precision", "rician_remap", "dtype")
+    shown = (
+        "sampler", "steps", "samples", "estimate", "operator", "grid", "planes", "plane", "seed",
+        "z_correlation", "tile", "device", "precision", "rician_remap", "dtype",
+    )  # fmt: skip
     rows = [(name.replace("_", " "), _plain(sidecar[name])) for name in shown]
     rows.append(("factors along i, j, k", " × ".join(f"{f:g}" for f in sidecar["factors"])))
     zero, one = sidecar["intensity"]["zero"], sidecar["intensity"]["one"]

@@ -432,12 +432,14 @@ def _factors_per_axis(
 
 
 def _stem(out: Path) -> Path:
-    name = out.name.removesuffix(".nii.gz")
-    if name.endswith((".nii", ".nrrd", ".mha", ".mhd", ".json", ".gz")) or not name:
-        raise UsageError(f"{out}: expected a name that ends in .nii.gz, or none of these endings")
     if out.is_dir():
         raise UsageError(
             f"{out} is a folder", hint=f"name the volume to write, as {out / 'sr.nii.gz'}"
+        )
+    name = out.name.removesuffix(".nii.gz")
+    if name.endswith((".nii", ".nrrd", ".mha", ".mhd", ".json", ".gz")) or not name:
+        raise UsageError(
+            f"{out}: volumes are written as .nii.gz; give such a name, or one without an ending"
         )
     return out.with_name(name)
 
@@ -448,7 +450,8 @@ def _check_outputs(plan: UpsamplePlan, *, force: bool) -> None:
     for path in plan.paths.values():
         if path.resolve() in sources:
             raise UsageError(f"{path} is an input of this run", hint="choose another name")
-        if path.exists() and not force:
+        # Where partial results are, replacing was allowed when they were begun.
+        if path.exists() and not force and not plan.work.is_dir():
             raise UsageError(f"{path} exists", hint="choose another name, or replace with --force")
 
 

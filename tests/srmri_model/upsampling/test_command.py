@@ -18,6 +18,7 @@ from cli import app
 from srmri_data.errors import InputError
 from srmri_model.training.domain import judge_residuals
 from srmri_model.upsample import DISCLAIMER, run_upsample
+from srmri_model.upsampling.measure import measure
 
 KEYS = {
     "sampler", "steps", "nfe", "nbe", "seconds", "seed", "sigma_y", "grid", "chi2",
@@ -139,7 +140,7 @@ REFUSED = {
     "a factor of one": (["LOW", "sr", "--factor", "1"], 2, "one of them above"),
     "a factor that is none": (["LOW", "sr", "--factor", "nan"], 2, "at least 1"),
     "finer slices": (["LOW", "sr", "--factor", "2,2,2"], 2, "makes no slices"),
-    "another ending": (["LOW", "sr.nii"], 2, "ends in .nii.gz"),
+    "another ending": (["LOW", "sr.nii"], 2, "written as .nii.gz"),
     "a folder": (["LOW", "."], 2, "is a folder"),
     "its own input": (["LOW", "LOW", "--force"], 2, "is an input"),
     "gradients of volumes": (
@@ -170,13 +171,16 @@ def test_what_can_not_be_is_refused_with_its_reason(name, low, weights, tmp_path
 
 @pytest.mark.parametrize("name", ["no such scan", "weights that are none", "a factor of one"])
 def test_bad_input_is_refused_before_torch_is_loaded(name, low, weights, tmp_path):
-    arguments, code, _ = REFUSED[name]
-    arguments = [str(low) if argument == "LOW" else argument for argument in arguments]
+    (source, _, *options), code, _ = REFUSED[name]
+    command = ["srmri", "upsample", str(low) if source == "LOW" else source, str(tmp_path / "sr")]
+    command += [str(low) if option == "LOW" else option for option in options]
+    if "--weights" not in options:
+        command += ["--weights", str(weights)]
     call = (
-        "import sys, atexit\n"
+        "import sys, atexit, cli\n"
         "atexit.register(lambda: print('torch' in sys.modules))\n"
-        f"sys.argv = ['srmri', 'upsample', *{arguments!r}, '--weights', {str(weights)!r}][:{4 + len(arguments)}]\n"
-        "from cli import main\nmain()"
+        f"sys.argv = {command!r}\n"
+        "cli.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", call], capture_output=True, text=True, cwd=PROJECT, check=False
@@ -270,17 +274,22 @@ def test_residuals_are_held_against_those_of_training(values, warned, refused):
 
 
 def test_noise_that_contradicts_the_scan_is_warned_of(weights, tmp_path):
-    path = scan(tmp_path / "lr.nii.gz", ball((40, 24, 40), noise=0.03))
+    data = ball((40, 24, 40), noise=0.03)
+    path = scan(tmp_path / "lr.nii.gz", data)
     told = {}
     for name, noise in (("low", 0.004), ("right", 0.05), ("high", 0.4)):
-        made = plan(path, tmp_path / name, weights, noise=noise, steps=2)
-        told[name] = [text for text in run_upsample(made)["warnings"] if "--noise" in text]
+        found = measure(plan(path, tmp_path / "sr", weights, noise=noise), data)
+        told[name] = [text for text in found.warnings if "--noise" in text]
+        assert found.sigma_y == noise
     assert len(told["low"]) == len(told["high"]) == 1
     assert told["right"] == []
-    sidecar = run_upsample(plan(path, tmp_path / "estimated", weights, noise=None, steps=2))
-    assert sidecar["noise"]["source"] == "air"
-    span = sidecar["intensity"]["one"] - sidecar["intensity"]["zero"]
-    assert sidecar["sigma_y"] == pytest.approx(0.03 / span, rel=0.1)
+    found = measure(plan(path, tmp_path / "sr", weights, noise=None), data)
+    assert found.noise.source == "air"
+    assert found.sigma_y == pytest.approx(0.03 / found.span, rel=0.1)
+    # Without air the finest detail is all there is, and the user is told.
+    found = measure(plan(path, tmp_path / "sr", weights, noise=None), np.where(data < 0.3, 0, data))
+    assert found.noise.source == "detail"
+    assert any("upper limit" in text for text in found.warnings)
 
 
 def test_a_model_without_its_errors_is_used_with_another_sampler(low, tmp_path):

@@ -44,7 +44,7 @@ def without_page(monkeypatch):
 
 @pytest.fixture
 def low(tmp_path):
-    return scan(tmp_path / "lr.nii.gz", ball((12, 7, 10)))
+    return scan(tmp_path / "lr.nii.gz", ball((8, 5, 7)))
 
 
 def outputs(folder):
@@ -108,7 +108,7 @@ def test_finished_parts_are_taken_as_they_are(low, weights, tmp_path):
     drawing, _, _ = prepare(made, sigma_y=0.03)
     measured = np.full(made.low_shape, 0.5, dtype=np.float32)
     parts = Parts(tmp_path)
-    parts.write("s0-2", np.full((20, 24), 7, dtype=np.float32))
+    parts.write("s0-2", np.full((14, 16), 7, dtype=np.float32))
     # Written by hand, so its counts are too.
     drawn = draw_volume(drawing, measured, 0, parts)
     assert (drawn[:, 2] == 7).all()

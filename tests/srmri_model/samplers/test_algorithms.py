@@ -235,6 +235,25 @@ def test_a_variance_table_is_the_measured_variance_of_the_prior():
     assert table(0.1).seen > table(0.1).pixel
 
 
+def test_an_empty_background_does_not_lower_the_variance_of_the_foreground():
+    operator = make_operator("box", (16, 16), 2)
+    mask = torch.zeros(200, 1, 16, 16, dtype=torch.bool)
+    mask[..., 4:12] = True
+    keys = [(n,) for n in range(200)]
+    truth = mask * ImageNoise(0, keys)((1, 16, 16))
+
+    def denoiser(x, sigma, plane=None):
+        return mask * x / (1 + sigma**2)
+
+    options = {"generator": ImageNoise(1, keys)}
+    inside = measure_variance(denoiser, truth, operator, (1.0,), mask=mask, **options)
+    whole = measure_variance(denoiser, truth, operator, (1.0,), **options)
+    assert inside.pixel[0] == pytest.approx(0.5, rel=0.03)
+    # White errors are seen as white.
+    assert inside.seen[0] == pytest.approx(0.5, rel=0.03)
+    assert whole.pixel[0] == pytest.approx(0.25, rel=0.03)
+
+
 def test_a_map_has_the_foregrounds_value_in_the_mask():
     mask = torch.zeros(1, 1, 2, 2, dtype=torch.bool)
     mask[..., 0] = True

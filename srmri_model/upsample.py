@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -39,6 +40,7 @@ def run_upsample(
     command: Sequence[str] = (),
     progress: Progress = lambda _stage, _done, _total: None,
     warn: Callable[[str], None] = lambda _text: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Make the HR volume of a plan and write everything about it.
 
@@ -61,6 +63,8 @@ def run_upsample(
         Called as ``progress(stage, done, total)``.
     warn : callable
         Called with what a careful user should know, as soon as it is known.
+    clock : callable
+        Seconds.
 
     Returns
     -------

@@ -66,6 +66,8 @@ class Drawing:
         v(σ), for the sampler fast.
     labels : bool
         Whether the network takes a plane label.
+    clock : callable
+        Seconds.
     """
 
     plan: UpsamplePlan
@@ -75,6 +77,7 @@ class Drawing:
     device: torch.device
     variance: Callable[[float], Variance] | None = None
     labels: bool = False
+    clock: Callable[[], float] = time.perf_counter
 
     @property
     def at_once(self) -> int:
@@ -174,7 +177,7 @@ def _draw_slices(
     done = (len(stack) - len(missing)) * settings.steps
     progress(stage, done, total)
     for first in range(0, len(missing), drawing.at_once):
-        began = time.perf_counter()
+        began = drawing.clock()
         slices = missing[first : first + drawing.at_once]
 
         def levels(level: int, _of: int, done: int = done, many: int = len(slices)) -> None:
@@ -199,7 +202,7 @@ def _draw_slices(
         )
         done += len(slices) * settings.steps
         # First: where there is a part there are its counts.
-        _note(parts, trace, began)
+        _note(parts, trace, drawing.clock() - began)
         for n, image in zip(slices, drawn[:, 0].cpu().numpy(), strict=True):
             images[n] = image
             parts.write(f"s{number}-{n}", image)
@@ -212,7 +215,7 @@ def _draw_whole(
     config, stage = drawing.plan.config, _stage(drawing, number)
 
     def compute() -> Voxels:
-        began = time.perf_counter()
+        began = drawing.clock()
 
         def recall(n: int, evaluation: Callable[[], Tensor]) -> Tensor:
             array = parts.array(f"s{number}-eval{n}", lambda: evaluation().cpu().numpy())
@@ -229,7 +232,7 @@ def _draw_whole(
             variance=drawing.variance,
             progress=lambda done, total: progress(stage, done, total),
         )
-        _note(parts, trace, began)
+        _note(parts, trace, drawing.clock() - began)
         return np.asarray(drawn[0, 0].cpu().numpy())
 
     progress(stage, 0, drawing.settings.steps)
@@ -244,9 +247,9 @@ def _stage(drawing: Drawing, number: int) -> str:
     return "sampling" if samples == 1 else f"sample {number + 1} of {samples}"
 
 
-def _note(parts: Parts, trace: Trace, began: float) -> None:
-    seconds = parts.trace.get("seconds", 0.0) + time.perf_counter() - began
-    parts.note(nfe=trace.nfe, nbe=trace.nbe, seconds=seconds)
+def _note(parts: Parts, trace: Trace, seconds: float) -> None:
+    so_far = parts.trace.get("seconds", 0.0)
+    parts.note(nfe=trace.nfe, nbe=trace.nbe, seconds=so_far + seconds)
 
 
 def sampler_settings(plan: UpsamplePlan) -> Settings:
@@ -301,6 +304,8 @@ def prepare(
         Standard deviation of the measurement's noise.
     denoiser : callable, optional
         Takes the place of the checkpoint's.
+    clock : callable
+        Seconds.
 
     Returns
     -------
@@ -337,6 +342,7 @@ def prepare(
         variance=None if table is None else VarianceTable(*table),
         device=device,
         labels=plan.network.n_planes > 0,
+        clock=clock,
     )
     if memory["total_bytes"] > memory["free_bytes"]:
         warnings.append(
@@ -355,8 +361,9 @@ def _memory(plan: UpsamplePlan, device: torch.device) -> dict[str, Any]:
     on_processor = _VOLUMES[config.planes] * volume
     if config.samples >= MIN_STD_SAMPLES or config.estimate == "mean":
         on_processor += 2 * volume
+    on_device = device.type == "cpu" or config.planes == "3"
     at_once = 1 if device.type == "cpu" else config.batch
-    allowed = SHARE * free - (on_processor if device.type == "cpu" else 0)
+    allowed = SHARE * free - (on_processor if on_device else 0)
     tile = config.tile
     if tile is None:
         tile = choose_tile(
@@ -374,7 +381,7 @@ def _memory(plan: UpsamplePlan, device: torch.device) -> dict[str, Any]:
         "free_bytes": free,
         "network_bytes": network,
         "volume_bytes": on_processor,
-        "total_bytes": network + (on_processor if device.type == "cpu" else 0),
+        "total_bytes": network + (on_processor if on_device else 0),
         "tile": tile if tile and tile < max(rows, cols) else 0,
     }
 

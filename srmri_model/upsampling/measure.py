@@ -15,6 +15,7 @@ from srmri_model.estimate import (
     estimate_noise,
     foreground_levels,
     level_map,
+    zero_filling,
 )
 from srmri_model.operators import make_operator
 from srmri_model.rician import rician_remap
@@ -104,7 +105,7 @@ def measure(plan: UpsamplePlan, data: Voxels) -> Measured:
     sigma = None if noise is None else noise.sigma / span
     high_noise, remapped = domain.get("noise"), False
     if noise is not None and sigma is not None:
-        warnings += _about_noise(noise, sigma, given)
+        warnings += [*_about_noise(noise, sigma, given), *_about_zero_filling(data)]
         if noise.source == "air" and high_noise is not None:
             remapped = True
             data = rician_remap(data, noise.sigma, high_noise * span)
@@ -146,6 +147,18 @@ def _about_noise(noise: NoiseEstimate, sigma: float, given: float | None) -> lis
         source = "air" if from_air else "the finest detail"
         return [f"--noise is {given:g}, and {source} shows {sigma:.3g}"]
     return []
+
+
+def _about_zero_filling(data: Voxels) -> list[str]:
+    """Tell of voxels that the scanner interpolated: they hold less than the factor assumes."""
+    factors = zero_filling(data) or ()
+    if max(factors, default=1.0) == 1:
+        return []
+    shown = " × ".join(f"{factor:.1f}" for factor in factors)
+    return [
+        f"the noise of neighbours is alike: the scanner seems to have interpolated this scan to "
+        f"{shown} voxels per acquired one, so it holds less than its voxel size says"
+    ]
 
 
 def _noise_gain(plan: UpsamplePlan) -> float:

@@ -292,7 +292,11 @@ def sampler_settings(plan: UpsamplePlan) -> Settings:
 
 
 def prepare(
-    plan: UpsamplePlan, *, sigma_y: float, denoiser: Denoises | None = None
+    plan: UpsamplePlan,
+    *,
+    sigma_y: float,
+    denoiser: Denoises | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Drawing, dict[str, Any], tuple[str, ...]]:
     """Load the model, and decide whether it sees slices whole or in tiles.
 

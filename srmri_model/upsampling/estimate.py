@@ -18,8 +18,8 @@ from srmri_model.upsampling.denoising import OnSlices
 from srmri_model.upsampling.draw import Drawing, prepare
 from srmri_model.upsampling.plan import UpsamplePlan
 
-_BASE_BYTES = 400_000_000
-"""Python and torch themselves."""
+_BASE_BYTES = 900_000_000
+"""Python, torch and what else is loaded."""
 
 
 def estimate(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from srmri_data.dataset import SliceItem
 from srmri_data.errors import ResolutionError
-from srmri_model.estimate import estimate_noise, foreground_levels, mean_levels
+from srmri_data.slices import intensity_map
+from srmri_model.estimate import estimate_noise
 from srmri_model.operators import SeparableOperator, make_operator
 from srmri_model.samplers import Denoises, ImageNoise
 from srmri_model.training.slices import Slices, plane_index
@@ -26,13 +27,13 @@ FACTORS = (1.5, 2.0, 3.0, 4.0)
 SIGMA = 0.2
 """Noise level of the residual: high enough that the model has to know what it looks at."""
 
-REFUSED = 1.5
+REFUSED = 1.3
 """A volume whose residual is this many times the training's largest is refused."""
 
 _MIN_INSIDE = 50
 
 
-def describe_slices(slices: Slices, *, n_volumes: int = 12, per_volume: int = 12) -> dict[str, Any]:
+def describe_slices(slices: Slices, *, n_volumes: int = 12, per_volume: int = 24) -> dict[str, Any]:
     """Measure what training images look like, without a network.
 
     Parameters
@@ -40,45 +41,84 @@ def describe_slices(slices: Slices, *, n_volumes: int = 12, per_volume: int = 12
     slices : Slices
         Training slices.
     n_volumes, per_volume : int
-        How many volumes and slices of each to look at, evenly spread.
+        How many subjects and slices of each to look at, evenly spread.
 
     Returns
     -------
     dict
-        ``spacing_mm``: finest and coarsest pixel edge. ``levels``: `ForegroundLevels` of the
-        slices degraded by 2. ``noise``: that of the slices, None where it can not be measured.
+        ``spacing_mm``: finest and coarsest pixel edge. ``range``: for each of `FACTORS`, where the
+        intensity map of degraded slices has its 0 and 1 on the scale of HR, on average.
+        ``noise``: that of the air around the animals; None where there is no such air, as around
+        stripped brains, whose background the model knows as 0.
     """
     places: dict[str, list[int]] = {}
     for number, subject in enumerate(slices.subjects):
         places.setdefault(subject, []).append(number)
-    chosen = [list(places.values())[n] for n in spread(len(places), n_volumes)]
     spacings: list[float] = []
-    levels, noises = [], []
-    for numbers in chosen:
+    ranges: dict[str, list[tuple[float, float]]] = {f"{factor:g}": [] for factor in FACTORS}
+    noises = []
+    for numbers in (list(places.values())[n] for n in spread(len(places), n_volumes)):
         items = [slices[numbers[n]] for n in spread(len(numbers), per_volume)]
         spacings += [mm for item in items for mm in item["spacing"]]
-        images = [np.asarray(item["image"]) for item in items]
         try:
-            levels.append(foreground_levels(np.concatenate([_degraded(i) for i in images])))
-            noises.append(float(np.median([_noise(item) for item in items])))
+            for factor in FACTORS:
+                values = np.concatenate([_degraded(item["image"], factor) for item in items])
+                mapped = intensity_map(values.reshape(-1, 1, 1))
+                ranges[f"{factor:g}"].append((mapped.low, mapped.high))
+            noises += [sigma for item in items if (sigma := _noise_of_air(item)) is not None]
         except ResolutionError:
             # Too small to measure, or constant: the others tell.
             continue
     return {
         "spacing_mm": [min(spacings), max(spacings)],
-        "levels": asdict(mean_levels(levels)) if levels else None,
+        "range": {name: np.mean(found, axis=0).tolist() for name, found in ranges.items() if found},
         "noise": float(np.median(noises)) if noises else None,
     }
 
 
-def _noise(item: SliceItem) -> float:
+def expected_range(domain: Mapping[str, Any], factors: Iterable[float]) -> tuple[float, float]:
+    """Return where the intensity map of an LR volume has its 0 and 1 on the scale of HR.
+
+    LR is darker at its bright end, since fine bright structures are spread out. What counts is
+    how many HR voxels go into one of LR's, not along which axes.
+
+    Parameters
+    ----------
+    domain : mapping
+        Of a checkpoint: ``range``.
+    factors : iterable of float
+        LR over HR voxel size along every axis.
+
+    Returns
+    -------
+    zero, one : float
+        Interpolated between the factors that were measured.
+
+    Examples
+    --------
+    >>> expected_range({"range": {"2": [0.0, 0.9], "4": [0.0, 0.8]}}, (2.0, 2.0, 4.0))
+    (0.0, 0.8)
+    """
+    measured = {1.0: (0.0, 1.0)}
+    measured |= {float(name): (zero, one) for name, (zero, one) in domain["range"].items()}
+    known = sorted(measured)
+    # A factor in both axes of a slice takes its square of voxels.
+    wanted = math.log(math.prod(factors)) / 2
+    zero, one = (
+        float(np.interp(wanted, np.log(known), [measured[f][end] for f in known])) for end in (0, 1)
+    )
+    return zero, one
+
+
+def _noise_of_air(item: SliceItem) -> float | None:
     # Magnitudes of noise follow their law in scanner units, where no signal is 0.
     low, high = item["intensity"]
-    return estimate_noise(item["image"] * (high - low) + low).sigma / (high - low)
+    found = estimate_noise(item["image"] * (high - low) + low)
+    return found.sigma / (high - low) if found.source == "air" else None
 
 
-def _degraded(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    low = _operator(image.shape, 2.0).forward(torch.from_numpy(image.astype(np.float32)))
+def _degraded(image: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
+    low = _operator(image.shape, factor).forward(torch.from_numpy(np.asarray(image, np.float32)))
     return np.asarray(low.numpy().ravel())
 
 

@@ -9,16 +9,14 @@ import numpy as np
 from srmri_data.errors import InputError, ResolutionError
 from srmri_data.slices import IntensityMap, intensity_map
 from srmri_model.estimate import (
-    ForegroundLevels,
     NoiseEstimate,
     effective_noise,
     estimate_noise,
-    foreground_levels,
-    level_map,
     zero_filling,
 )
 from srmri_model.operators import make_operator
 from srmri_model.rician import rician_remap
+from srmri_model.training.domain import expected_range
 from srmri_model.upsampling.plan import UpsamplePlan
 from srmri_model.upsampling.trust import Regions, Voxels, regions
 
@@ -90,11 +88,13 @@ def measure(plan: UpsamplePlan, data: Voxels) -> Measured:
         )
     domain = plan.metadata.get("domain") or {}
     warnings = []
-    levels = foreground_levels(data)
-    if domain.get("levels"):
-        intensity = level_map(levels, ForegroundLevels(**domain["levels"]))
+    intensity = intensity_map(data)
+    if domain.get("range"):
+        zero, one = expected_range(domain, plan.factors)
+        span = (intensity.high - intensity.low) / (one - zero)
+        low = intensity.low - zero * span
+        intensity = IntensityMap(low, low + span, intensity.foreground)
     else:
-        intensity = intensity_map(data)
         warnings.append(
             "the checkpoint does not tell how bright LR images of its scale are, so LR's own "
             "range was taken for HR's: contrast may be up to a third too strong"
@@ -117,7 +117,7 @@ def measure(plan: UpsamplePlan, data: Voxels) -> Measured:
         sigma_y=max(given or sigma or 0.0, _MIN_SIGMA_Y),
         noise=noise,
         remapped=remapped,
-        regions=regions(np.asarray(mapped > (levels.foreground - intensity.low) / span)),
+        regions=regions(np.asarray(mapped > (intensity.foreground - intensity.low) / span)),
         warnings=tuple(warnings),
     )
 

@@ -31,7 +31,9 @@ def test_a_model_tells_what_it_was_trained_on_and_takes_such_a_scan(run, tmp_pat
     weights, low, high = run
     domain = load_checkpoint(weights).metadata["domain"]
     assert domain["spacing_mm"] == pytest.approx([0.4, 0.4], rel=1e-3)
-    assert 0.2 < domain["levels"]["middle"] < domain["levels"]["bright"] < 1
+    bright = [one for _, one in domain["range"].values()]
+    assert 0.5 < min(bright) <= max(bright) < 1.05
+    assert bright == sorted(bright, reverse=True)
     assert set(domain["residual"]["factors"]) == {"1.5", "2", "3", "4"}
     for values in domain["residual"]["factors"].values():
         assert values == sorted(values)

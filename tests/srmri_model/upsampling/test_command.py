@@ -226,7 +226,7 @@ def test_settings_of_a_sampler_are_given_by_name(low, weights, tmp_path):
 
 DOMAIN = {
     "spacing_mm": [0.05, 0.075],
-    "levels": {"middle": 0.5, "bright": 0.62, "foreground": 0.2},
+    "range": {"2": [0.0, 0.9], "4": [0.0, 0.8]},
     "noise": 0.02,
     "residual": {"sigma": 0.2, "factors": {"1.5": [0.3], "2": [0.1, 0.2, 5.0]}},
 }

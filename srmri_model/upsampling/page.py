@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _WIDE, _NARROW = 500, 380
 _SHOWN_SIGMAS = 3.0
 _MAX_EDGE = 900
+_MAX_HEIGHT = 380
 _MAX_POINTS = 1500
 
 
@@ -196,16 +197,18 @@ def _planes(plan: UpsamplePlan, measured: Measured, result: Result) -> list[dict
         images.append(
             (
                 "Residual",
-                "±3 σ_y, blue: SR too dark",
+                "±3 σ_y, blue: too dark",
                 _colour(0.5 - cut(residual) / (2 * limit), "RdBu"),
             )
         )
-        rows, cols = frame.shape[1:]
+        height, width = (n * mm for n, mm in zip(frame.shape[1:], frame.spacing[1:], strict=True))
         views.append(
             {
                 "title": plane.capitalize(),
                 "number": number,
-                "aspect": f"{cols * frame.spacing[2]:.5f} / {rows * frame.spacing[1]:.5f}",
+                "aspect": f"{width / height:.5f}",
+                # So that a narrow image is no higher than this.
+                "max_width": round(_MAX_HEIGHT * width / height),
                 "images": images,
             }
         )

@@ -22,6 +22,7 @@ from srmri_data.types import Affine
 from srmri_model.samplers import Denoises
 from srmri_model.upsampling.draw import Drawing, Progress, check_domain, prepare
 from srmri_model.upsampling.measure import Measured, measure
+from srmri_model.upsampling.memory import BASE_BYTES
 from srmri_model.upsampling.page import write_page
 from srmri_model.upsampling.parts import kept_parts
 from srmri_model.upsampling.plan import ANATOMICAL, UpsamplePlan, refuse
@@ -134,6 +135,7 @@ def run_upsample(
             "high_shape": list(plan.high_shape),
             "high_spacing": [round(mm, 6) for mm in voxel_spacing(plan.high_affine)],
             "tile": memory["tile"],
+            "memory_estimate_bytes": BASE_BYTES + memory["total_bytes"],
             "batch": drawing.at_once,
             "device": str(drawing.device),
             "precision": plan.config.precision,

@@ -16,10 +16,8 @@ from srmri_model.samplers import ImageNoise, Settings, Variance, sample
 from srmri_model.training.estimate import time_text
 from srmri_model.upsampling.denoising import OnSlices
 from srmri_model.upsampling.draw import Drawing, prepare
+from srmri_model.upsampling.memory import BASE_BYTES
 from srmri_model.upsampling.plan import UpsamplePlan
-
-_BASE_BYTES = 900_000_000
-"""Python, torch and what else is loaded."""
 
 
 def estimate(
@@ -61,7 +59,7 @@ def estimate(
         seconds += config.samples * nfe * _seconds_of_data_step(drawing, clock=clock)
         parts = config.samples + nfe
     disk = parts * 4 * math.prod(plan.high_shape)
-    total = _BASE_BYTES + memory["total_bytes"]
+    total = BASE_BYTES + memory["total_bytes"]
     high = " × ".join(str(n) for n in plan.high_shape)
     lines = [
         ("result", f"{high} voxels"),

@@ -19,6 +19,9 @@ from srmri_model.training.estimate import activation_bytes
 SHARE = 0.6
 """Part of the free memory a run plans to take."""
 
+BASE_BYTES = 900_000_000
+"""Python, torch and what else is loaded."""
+
 _MIN_TILE = 64
 _CGROUP = Path("/sys/fs/cgroup")
 

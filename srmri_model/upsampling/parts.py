@@ -150,19 +150,17 @@ def kept_parts(folder: Path, job: Mapping[str, Any], *, anew: bool = False) -> I
                 hint="wait for it, or choose another name",
             ) from error
         sweep_temporaries(folder)
-        known = folder / _JOB
-        wanted = json.loads(json.dumps(job))
-        if known.exists() and (found := read_json(known)) != wanted:
-            changed = sorted(
-                name for name in {**found, **wanted} if found.get(name) != wanted.get(name)
+        known, wanted = folder / _JOB, json.loads(json.dumps(job))
+        found = read_json(known) if known.exists() else {}
+        if found and found != wanted and not anew:
+            changed = sorted(n for n in {**found, **wanted} if found.get(n) != wanted.get(n))
+            raise UsageError(
+                f"{folder} holds partial results with other {', '.join(changed)}",
+                hint="go on with the same options, or begin anew with --force",
             )
-            if not anew:
-                raise UsageError(
-                    f"{folder} holds partial results with other {', '.join(changed)}",
-                    hint="go on with the same options, or begin anew with --force",
-                )
-            for path in folder.glob("*.npz"):
-                path.unlink()
+        if found != wanted:
+            # Also where a kill has left arrays without the job they belong to.
+            Parts(folder).forget("")
             (folder / _TRACE).unlink(missing_ok=True)
         write_json(known, wanted)
         yield Parts(folder)

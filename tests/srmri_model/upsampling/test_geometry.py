@@ -106,10 +106,14 @@ def test_the_network_sees_slices_as_in_training_from_all_orientations(code):
 
     def denoiser(x, sigma, plane=None):
         seen.append(x[:, 0])
+        labels.append(plane.unique().tolist())
         return x + 1
 
+    labels = []
     frames = [stack_frame(affine, shape, plane) for plane in ANATOMICAL]
-    in_turn = InTurn([OnSlices(denoiser, frame, at_once=100) for frame in frames])
+    in_turn = InTurn(
+        [OnSlices(denoiser, frame, label=n, at_once=100) for n, frame in enumerate(frames)]
+    )
     for frame in frames:
         assert torch.equal(in_turn(volume[None, None], 0.1)[0, 0], volume + 1)
         images = torch.from_numpy(frame.view(volume.numpy()).copy())
@@ -117,6 +121,7 @@ def test_the_network_sees_slices_as_in_training_from_all_orientations(code):
         order = images.flatten(1)[:, 0].argsort()
         found = seen[-1].flatten(1)[:, 0].argsort()
         assert torch.equal(seen[-1][found], images[order])
+    assert labels == [[0], [1], [2]]
 
 
 def test_a_single_plane_is_not_made_finer_across_slices(weights, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import nibabel as nib
 import numpy as np
@@ -29,7 +29,7 @@ from srmri_model.testbed import GaussianPrior, exact_posterior
 from srmri_model.upsample import as_stored, run_upsample
 from srmri_model.upsampling import trust
 from srmri_model.upsampling.denoising import Tiled, tile_starts
-from srmri_model.upsampling.draw import draw_volume, prepare
+from srmri_model.upsampling.draw import Drawing, draw_volume, prepare
 from srmri_model.upsampling.noise import SliceNoise, neighbour_weights
 from srmri_model.upsampling.parts import Parts, kept_parts
 
@@ -150,6 +150,32 @@ def test_parts_of_other_settings_are_not_mixed_in(tmp_path):
         with pytest.raises(UsageError, match="another process"), kept_parts(folder, {"seed": 2}):
             pass
     assert not folder.exists()
+
+
+def test_arrays_that_belong_to_no_job_are_not_used(tmp_path):
+    folder = tmp_path / "sr.partial"
+    folder.mkdir()
+    Parts(folder).write("a", np.zeros(3, dtype=np.float32))
+    with kept_parts(folder, {"seed": 1}) as parts:
+        assert parts.read("a") is None
+
+
+class Together(Drawing):
+    """As on a GPU: several slices at once."""
+
+    at_once = 3
+
+
+def test_slices_drawn_together_are_those_drawn_alone(low, weights, tmp_path):
+    made = plan(low, tmp_path / "sr", weights, z_correlation=0.5)
+    drawing, _, _ = prepare(made, sigma_y=0.03)
+    measured = np.full(made.low_shape, 0.5, dtype=np.float32)
+    folders = tmp_path / "alone", tmp_path / "together"
+    alone = draw_volume(drawing, measured, 0, Parts(folders[0]))
+    together = Together(**{f.name: getattr(drawing, f.name) for f in fields(drawing)})
+    drawn = draw_volume(together, measured, 0, Parts(folders[1]))
+    assert len(list(folders[1].glob("*.npz"))) == 5
+    np.testing.assert_allclose(drawn, alone, atol=2e-6)
 
 
 def test_seeds_differ_and_repeat(low, weights, tmp_path):

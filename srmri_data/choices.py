@@ -7,6 +7,9 @@ from typing import Literal, TypeAlias
 Plane: TypeAlias = Literal["coronal", "axial", "sagittal", "acquired"]
 """Anatomical plane of the slices; `acquired` is the stored slice axis."""
 
+ANATOMICAL: tuple[Plane, ...] = ("coronal", "axial", "sagittal")
+"""The anatomical planes, in the order of a network's plane labels."""
+
 Method: TypeAlias = Literal["geometry", "paper"]
 """How pairs are decided.
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from srmri_data import ingest
-from srmri_data.choices import OutputType
+from srmri_data.choices import ANATOMICAL, OutputType
 from srmri_data.formats.nifti_writer import write_nifti
 from srmri_data.geometry import voxel_spacing
 from srmri_data.safe_io import sha256_file, write_json
@@ -25,7 +25,7 @@ from srmri_model.upsampling.measure import Measured, measure
 from srmri_model.upsampling.memory import BASE_BYTES
 from srmri_model.upsampling.page import write_page
 from srmri_model.upsampling.parts import kept_parts
-from srmri_model.upsampling.plan import ANATOMICAL, UpsamplePlan, refuse
+from srmri_model.upsampling.plan import UpsamplePlan, refuse
 from srmri_model.upsampling.results import Result, combine
 from srmri_model.upsampling.trust import Voxels
 

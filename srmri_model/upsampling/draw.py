@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from srmri_data.choices import ANATOMICAL
 from srmri_data.errors import UsageError
 from srmri_model.checkpoints import load_denoiser
 from srmri_model.operators import SeparableOperator, make_operator
@@ -34,7 +35,7 @@ from srmri_model.upsampling.measure import Measured
 from srmri_model.upsampling.memory import SHARE, choose_tile, denoising_bytes, free_bytes
 from srmri_model.upsampling.noise import SliceNoise
 from srmri_model.upsampling.parts import Parts
-from srmri_model.upsampling.plan import ANATOMICAL, MIN_STD_SAMPLES, UpsamplePlan, noise_table
+from srmri_model.upsampling.plan import MIN_STD_SAMPLES, UpsamplePlan, noise_table
 from srmri_model.upsampling.trust import Voxels
 
 Progress = Callable[[str, int, int], None]

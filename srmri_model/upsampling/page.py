@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from srmri_data.choices import ANATOMICAL
 from srmri_data.reports.figures import PALETTE, Chart, Palette, svg
 from srmri_data.reports.html import render
 from srmri_data.safe_io import write_text
 from srmri_data.slices import StackFrame, stack_frame
-from srmri_model.upsampling.plan import ANATOMICAL, UpsamplePlan, nearest
+from srmri_model.upsampling.plan import UpsamplePlan, nearest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srmri_data.choices import (
+    ANATOMICAL,
     Estimate,
     Grid,
     OperatorKind,
@@ -32,9 +33,6 @@ from srmri_model.networks.config import NetworkConfig
 
 MIN_STD_SAMPLES = 4
 """Fewest samples whose standard deviation is worth a volume."""
-
-ANATOMICAL: tuple[Plane, ...] = ("coronal", "axial", "sagittal")
-"""The planes of ``--planes 3``, in the order they take turns."""
 
 _WIDTHS = ("box", "gaussian", "slice-profile")
 _GRADIENTS = ("paper", "dps", "mcg")

@@ -14,11 +14,12 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from upsample_runs import LPS, ball, low_affine, plan, scan
 
 from srmri_data import ingest
+from srmri_data.choices import ANATOMICAL
 from srmri_data.simulate import SimulationConfig, run_simulate
 from srmri_data.slices import stack_frame
 from srmri_model.operators import low_positions, low_size, make_operator
 from srmri_model.upsampling.denoising import InTurn, OnSlices
-from srmri_model.upsampling.plan import ANATOMICAL, high_geometry, nearest
+from srmri_model.upsampling.plan import high_geometry, nearest
 
 GRIDS = ("voxel-centre", "fourier")
 ORIENTATIONS = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -24,7 +24,7 @@ from srmri_model.upsampling.draw import Drawing, Progress, check_domain, prepare
 from srmri_model.upsampling.measure import Measured, measure
 from srmri_model.upsampling.memory import BASE_BYTES
 from srmri_model.upsampling.page import write_page
-from srmri_model.upsampling.parts import kept_parts
+from srmri_model.upsampling.parts import kept_parts, known_job
 from srmri_model.upsampling.plan import UpsamplePlan, refuse
 from srmri_model.upsampling.results import Result, combine
 from srmri_model.upsampling.trust import Voxels
@@ -91,7 +91,12 @@ def run_upsample(
     data = np.ascontiguousarray(ingest.load(record, frame=frame).scaled().data)
     measured = measure(plan, data)
     tell(measured.warnings)
-    drawing, memory, about_memory = prepare(plan, sigma_y=measured.sigma_y, denoiser=denoiser)
+    if plan.config.tile is None and (begun := known_job(plan.work)):
+        # Memory may have changed since, but the result must not.
+        plan = replace(plan, config=replace(plan.config, tile=begun["tile"]))
+    drawing, memory, about_memory = prepare(
+        plan, sigma_y=measured.sigma_y, denoiser=denoiser, clock=clock
+    )
     tell(about_memory)
     objection, refused = check_domain(drawing, measured)
     if objection:

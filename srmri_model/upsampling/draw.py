@@ -411,18 +411,15 @@ def check_domain(drawing: Drawing, measured: Measured) -> tuple[str, bool]:
     domain = drawing.plan.metadata.get("domain") or {}
     if not domain.get("residual"):
         return "", False
-    values, factors = [], []
-    for frame, denoiser in zip(drawing.plan.frames, drawing.on_planes(), strict=True):
+    values, factors, sigma = [], [], float(domain["residual"]["sigma"])
+    for denoiser in drawing.on_planes():
         axes = denoiser.axes
         factors += [drawing.plan.factors[axis] for axis in axes[1:]]
         operator = drawing.operator(axes[1:])
-        # Along the slices LR may have fewer than HR.
         stack = measured.volume.transpose(axes)
         for n in spread(len(stack), _CHECKED_SLICES):
             low = torch.from_numpy(np.ascontiguousarray(stack[n])).to(drawing.device)
-            sigma = float(domain["residual"]["sigma"])
             value = denoising_residual(denoiser, low, operator, sigma, key=n)
             if value is not None:
                 values.append(value)
-        del frame
     return judge_residuals(values, domain, factors)

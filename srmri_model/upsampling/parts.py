@@ -117,6 +117,23 @@ class Parts:
         write_json(self.folder / _TRACE, {**self.trace, **facts})
 
 
+def known_job(folder: Path) -> dict[str, Any]:
+    """Return the job whose partial results are in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they would be.
+
+    Returns
+    -------
+    dict
+        Empty if there is none.
+    """
+    path = folder / _JOB
+    return dict(read_json(path)) if path.exists() else {}
+
+
 @contextmanager
 def kept_parts(folder: Path, job: Mapping[str, Any], *, anew: bool = False) -> Iterator[Parts]:
     """Open the partial results of a job, and remove them when it is complete.
@@ -150,8 +167,7 @@ def kept_parts(folder: Path, job: Mapping[str, Any], *, anew: bool = False) -> I
                 hint="wait for it, or choose another name",
             ) from error
         sweep_temporaries(folder)
-        known, wanted = folder / _JOB, json.loads(json.dumps(job))
-        found = read_json(known) if known.exists() else {}
+        wanted, found = json.loads(json.dumps(job)), known_job(folder)
         if found and found != wanted and not anew:
             changed = sorted(n for n in {**found, **wanted} if found.get(n) != wanted.get(n))
             raise UsageError(
@@ -162,6 +178,6 @@ def kept_parts(folder: Path, job: Mapping[str, Any], *, anew: bool = False) -> I
             # Also where a kill has left arrays without the job they belong to.
             Parts(folder).forget("")
             (folder / _TRACE).unlink(missing_ok=True)
-        write_json(known, wanted)
+        write_json(folder / _JOB, wanted)
         yield Parts(folder)
         shutil.rmtree(folder)

@@ -103,6 +103,23 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(planes, low, weights, tmp_p
     assert differing <= {"seconds"}
 
 
+def test_tiles_are_kept_to_when_memory_has_changed(weights, tmp_path, monkeypatch):
+    low = scan(tmp_path / "lr.nii.gz", ball((50, 2, 40)))
+    made = plan(low, tmp_path / "sr", weights)
+    monkeypatch.setattr("srmri_model.upsampling.draw.free_bytes", lambda _device: 2_000_000)
+
+    def interrupt(stage, done, total):
+        if made.work.is_dir() and list(made.work.glob("*.npz")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_upsample(made, progress=interrupt)
+    monkeypatch.undo()
+    monkeypatch.setattr("srmri_model.upsample.write_page", lambda *_arguments: None)
+    assert 0 < run_upsample(plan(low, tmp_path / "sr", weights))["tile"] < 100
+    assert run_upsample(plan(low, tmp_path / "sr", weights, force=True))["tile"] == 0
+
+
 def test_finished_parts_are_taken_as_they_are(low, weights, tmp_path):
     made = plan(low, tmp_path / "sr", weights)
     drawing, _, _ = prepare(made, sigma_y=0.03)

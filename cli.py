@@ -1477,7 +1477,8 @@ def upsample(
         Path, typer.Argument(metavar="OUT", help="Volume to write, with or without .nii.gz.")
     ],
     weights: Annotated[
-        Path | None, typer.Option(help="Checkpoint. Default: the one in the package.")
+        Path | None,
+        typer.Option(help="Checkpoint of srmri train. Default: the package's, if it has one."),
     ] = None,
     factor: Annotated[
         str,

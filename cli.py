@@ -28,14 +28,19 @@ from srmri_data.choices import (
     DateRule,
     Decay,
     Engine,
+    Estimate,
     Gated,
     Grid,
     Method,
+    OperatorKind,
     OptimiserName,
     OutputFormat,
+    OutputType,
     Plane,
     Precision,
     RegistrationMetric,
+    SamplerName,
+    SlicePlanes,
     SubjectPosition,
     SubjectType,
     TrainingPlane,
@@ -700,12 +705,12 @@ def pair_all(
         raise typer.Exit(ExitCode.REVIEW_NEEDED)
 
 
-def _settings(pairs: list[str]) -> dict[str, str]:
+def _settings(pairs: list[str], option: str = "--slurm-option") -> dict[str, str]:
     settings = {}
     for text in pairs:
         name, equals, value = text.partition("=")
         if not name or not equals:
-            raise UsageError(f"--slurm-option {text!r} is not of the form NAME=VALUE")
+            raise UsageError(f"{option} {text!r} is not of the form NAME=VALUE")
         settings[name.lstrip("-").replace("-", "_")] = value
     return settings
 
@@ -1240,8 +1245,9 @@ def simulate(
     from srmri_data.planning import ScanRequest, find_scan
     from srmri_data.simulate import SimulationConfig, run_simulate
 
+    x, y, z = (_factor(factor) * 3)[:3]
     config = SimulationConfig(
-        factor=_factor(factor),
+        factor=(x, y, z),
         shift_um=shift_um,
         tilt_deg=tilt_deg,
         snr=snr,
@@ -1266,16 +1272,14 @@ def simulate(
         typer.echo(f"LR scan:  {result['low_res']}\ntruth:    {result['truth']}")
 
 
-def _factor(text: str) -> tuple[float, float, float]:
+def _factor(text: str) -> tuple[float, ...]:
     try:
         numbers = [float(part) for part in text.replace("x", ",").split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) == 1:
-        numbers *= 3
-    if len(numbers) != 3 or min(numbers) < 1:
+    if len(numbers) not in (1, 3) or not min(numbers) >= 1:
         raise UsageError(f"--factor {text!r}: give one number of at least 1, or three as 2,2,4")
-    return numbers[0], numbers[1], numbers[2]
+    return tuple(numbers)
 
 
 def _recipe(help_text: str, **limits: Any) -> Any:
@@ -1450,6 +1454,187 @@ def train(
         _print_json(summary)
     else:
         _print_training(summary)
+
+
+def _sampling(help_text: str, **limits: Any) -> Any:
+    return typer.Option(help=help_text, rich_help_panel="Sampling", **limits)
+
+
+def _physics(help_text: str, **limits: Any) -> Any:
+    return typer.Option(help=help_text, rich_help_panel="How LR came about", **limits)
+
+
+def _machine(help_text: str, **limits: Any) -> Any:
+    return typer.Option(help=help_text, rich_help_panel="Machine", **limits)
+
+
+@app.command(
+    epilog="Examples: srmri upsample STUDY/7 sr.nii.gz --weights model/model.safetensors · "
+    "srmri upsample lr.nii.gz sr --samples 8 --estimate mean · "
+    "srmri upsample lr.nii.gz sr --planes 3 --factor 1,1,4 --operator slice-profile --dry-run"
+)
+def upsample(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="IN", help="LR scan: study, scan, pdata/N, zip or image file."),
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Volume to write, with or without .nii.gz.")
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint of srmri train. Default: the package's, if it has one."),
+    ] = None,
+    factor: Annotated[
+        str,
+        typer.Option(help="LR over HR voxel size: one number, or three along i,j,k as 1,1,4."),
+    ] = "2",
+    planes: Annotated[
+        SlicePlanes,
+        typer.Option(help="'single': finer within slices. '3': finer along all axes."),
+    ] = "single",
+    plane: Annotated[
+        Plane, typer.Option(help="Plane of the slices, the one the model was trained on.")
+    ] = "coronal",
+    samples: Annotated[
+        int, typer.Option(min=1, help="Draws; from 4 on their standard deviation is written.")
+    ] = 1,
+    estimate: Annotated[
+        Estimate, typer.Option(help="Write the first draw, or the mean of all.")
+    ] = "sample",
+    dtype: Annotated[
+        OutputType, typer.Option(help="Voxels on disk; integers with slope and intercept.")
+    ] = "float32",
+    seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
+    sampler: Annotated[SamplerName, _sampling("How images are drawn.")] = "fast",
+    steps: Annotated[
+        int | None, _sampling("Noise levels. Default: the sampler's, 20 for fast.", min=2)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Another setting of the sampler, as rho=0.5 or k=3. Repeatable.",
+            rich_help_panel="Sampling",
+        ),
+    ] = None,
+    z_correlation: Annotated[
+        float, _sampling("Correlation of the noise of neighbouring slices, 0 to 0.95.")
+    ] = 0.0,
+    operator: Annotated[
+        OperatorKind, _physics("What made LR of HR: a scanner truncates k-space.")
+    ] = "kspace",
+    width: Annotated[
+        float | None,
+        _physics("Of box, gaussian (FWHM) and slice-profile, in LR voxels. Default: 1."),
+    ] = None,
+    grid: Annotated[
+        Grid, _physics("LR voxel i centred on HR voxel f·i (fourier) or f·i + (f-1)/2.")
+    ] = "voxel-centre",
+    noise: Annotated[
+        float | None,
+        _physics("σ of LR's noise where tissue ranges from 0 to 1. Default: from the data."),
+    ] = None,
+    batch: Annotated[int, _machine("Slices a GPU works on at once.", min=1)] = 4,
+    tile: Annotated[
+        int | None,
+        _machine("Edge of the tiles the network sees; 0: whole slices. Default: by memory."),
+    ] = None,
+    device: Annotated[str, _machine("auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[Precision, _machine("Arithmetic of the network.")] = "float32",
+    scan: Annotated[int | None, _scan_option("lr", "scan")] = None,
+    reco: Annotated[int | None, _scan_option("lr", "reco")] = None,
+    package: Annotated[int | None, _scan_option("lr", "package")] = None,
+    frame: Annotated[list[str] | None, _frame_option("lr")] = None,
+    subject_type: Type = None,
+    subject_position: Position = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Estimate time and memory from one step; write nothing."),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace existing outputs; go on where the model does not fit."
+        ),
+    ] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Super-resolve an LR scan with a score model. Research use only.
+
+    Writes OUT.nii.gz in the units of the scan, OUT_residual.nii.gz, OUT.json and a page,
+    OUT.html; from 4 samples on OUT_std.nii.gz. An interrupted run goes on with the same command.
+    """
+    from srmri_data.planning import ScanRequest, find_scan
+    from srmri_model.upsampling.plan import UpsampleConfig, plan_upsample
+
+    config = UpsampleConfig(
+        factor=_factor(factor),
+        sampler=sampler,
+        steps=steps,
+        settings=_settings(settings or [], "--set"),
+        samples=samples,
+        estimate=estimate,
+        planes=planes,
+        plane=plane,
+        operator=operator,
+        width=width,
+        grid=grid,
+        noise=noise,
+        z_correlation=z_correlation,
+        seed=seed,
+        batch=batch,
+        tile=tile,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+    )
+    request = ScanRequest(
+        source, scan, reco, package, _frame(frame or []), subject_type, subject_position
+    )
+    plan = plan_upsample(find_scan(request, "--lr"), out, weights, config, force=force)
+    if dry_run:
+        from srmri_model.upsampling.estimate import estimate as estimate_run
+
+        _print_estimate(estimate_run(plan), json_output=json_output)
+        return
+    # Imported when the headers have passed: bad input is refused at once.
+    from srmri_model.upsample import run_upsample
+
+    try:
+        with _progress(quiet) as progress:
+            sidecar = run_upsample(
+                plan,
+                force=force,
+                command=["srmri", *sys.argv[1:]],
+                progress=progress,
+                warn=_warn,
+            )
+    except KeyboardInterrupt:
+        _warn(f"what is finished is kept in {plan.work}; the same command goes on")
+        raise
+    if json_output:
+        _print_json(sidecar)
+    else:
+        _print_upsampled(sidecar, plan.paths)
+
+
+def _print_upsampled(sidecar: dict[str, Any], paths: dict[str, Path]) -> None:
+    console = Console(highlight=False)
+    shape = " × ".join(str(n) for n in sidecar["high_shape"])
+    chi2 = "–" if sidecar["chi2"] is None else f"{sidecar['chi2']:.2f}"
+    console.print(
+        f"{shape} voxels in {sidecar['seconds']:.0f} s, {sidecar['nfe']} evaluations per draw; "
+        f"χ²/m {chi2} in the tissue (1 is expected)",
+        style="bold",
+        markup=False,
+        soft_wrap=True,
+    )
+    for name, path in paths.items():
+        console.print(f"{name + ':':<10}{path}", markup=False, soft_wrap=True)
+    console.print("research use only", style="dim")
 
 
 def _warn(text: str) -> None:

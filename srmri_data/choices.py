@@ -7,6 +7,9 @@ from typing import Literal, TypeAlias
 Plane: TypeAlias = Literal["coronal", "axial", "sagittal", "acquired"]
 """Anatomical plane of the slices; `acquired` is the stored slice axis."""
 
+ANATOMICAL: tuple[Plane, ...] = ("coronal", "axial", "sagittal")
+"""The anatomical planes, in the order of a network's plane labels."""
+
 Method: TypeAlias = Literal["geometry", "paper"]
 """How pairs are decided.
 
@@ -82,3 +85,17 @@ SamplerName: TypeAlias = Literal[
 
 MisfitNorm: TypeAlias = Literal["squared", "l2"]
 """What gradient steps descend: the squared norm of the misfit, or the norm itself."""
+
+OperatorKind: TypeAlias = Literal[
+    "bicubic", "bilinear", "lanczos2", "lanczos3", "box", "kspace", "gaussian", "slice-profile"
+]
+"""What makes LR of HR; see `srmri_model.operators.degradation_matrix`."""
+
+SlicePlanes: TypeAlias = Literal["single", "3"]
+"""What is made finer: slices of one plane within themselves, or the volume, from three planes."""
+
+Estimate: TypeAlias = Literal["sample", "mean"]
+"""What is written of several draws from the posterior: the first, or their mean."""
+
+OutputType: TypeAlias = Literal["float32", "int16", "uint16"]
+"""Voxels of a written volume; integers come with a slope and an intercept."""

@@ -387,7 +387,7 @@ def intensity_map(data: VoxelArray) -> IntensityMap:
     Raises
     ------
     ResolutionError
-        If the volume is constant: there is nothing to pair.
+        If the volume is constant: there is nothing to compare.
     """
     # A regular sample is deterministic and far below the noise of a percentile.
     sample = regular_sample(data[content_box(data)], _INTENSITY_SAMPLE).astype(np.float32)
@@ -399,7 +399,7 @@ def intensity_map(data: VoxelArray) -> IntensityMap:
     )
     if not high > low:
         raise ResolutionError(
-            "the volume holds one single intensity; there is nothing to pair",
+            "the volume holds one single intensity; it shows nothing",
             hint="look at the scan with `srmri inspect`",
         )
     return IntensityMap(float(low), float(high), threshold)

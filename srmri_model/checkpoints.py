@@ -26,6 +26,7 @@ SCHEMA_VERSION = 1
 _HEADER_KEY = "srmri"
 _EMA, _EXTRA = "ema.", "extra."
 _MAX_HEADER = 16 << 20
+_FOREIGN_HINT = "weights of other programs come in with 'srmri import-checkpoint'"
 _DAMAGED_HINT = "copy it again from where it came, or go back to the checkpoint before it"
 
 
@@ -113,12 +114,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     path = Path(path)
     tensors, header = _read_safetensors(path)
-    if set(header) != {_HEADER_KEY}:
-        raise CheckpointError(
-            f"{path}: a safetensors file, but not a checkpoint of srmri",
-            hint="weights of other programs come in with 'srmri import-checkpoint'",
-        )
-    stored, _, description = header[_HEADER_KEY].partition("\n")
+    stored, description = _described(path, header)
     if _content_sha256(description, tensors) != stored:
         raise CheckpointError(
             f"{path}: content and stored SHA-256 {stored[:12]}… differ: the file has changed "
@@ -134,6 +130,44 @@ def load_checkpoint(path: Path) -> Checkpoint:
         groups[prefix + dot][rest] = tensor
     check_weights(path, network, groups[_EMA])
     return Checkpoint(network, groups[_EMA], groups[_EXTRA], metadata)
+
+
+def read_description(path: Path) -> tuple[NetworkConfig, dict[str, Any]]:
+    """Read what a checkpoint says of itself, without its weights and without torch.
+
+    The header alone is looked at; `load_checkpoint` verifies it together with the weights.
+
+    Parameters
+    ----------
+    path : Path
+        File written by `save_checkpoint`.
+
+    Returns
+    -------
+    network : NetworkConfig
+        Shape of the network.
+    metadata : dict
+        As in `Checkpoint`.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    CheckpointError
+        If it is no checkpoint, cut off, or of an unknown version.
+    """
+    path = Path(path)
+    length = _header_length(path)
+    with open(path, "rb") as file:
+        file.seek(8)
+        header = file.read(length)
+    try:
+        described = dict(json.loads(header)["__metadata__"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: a safetensors file, but not a checkpoint of srmri", hint=_FOREIGN_HINT
+        ) from error
+    return _parse_description(path, _described(path, described)[1])
 
 
 def load_denoiser(path: Path, device: str = "cpu", *, bf16: bool = False) -> Denoiser:
@@ -207,6 +241,21 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and header of a file whose sizes have been checked first."""
     from safetensors import SafetensorError, safe_open
 
+    _header_length(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            # A copy: what is memory-mapped would change with the file.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a whole safetensors file ({error})", hint=_DAMAGED_HINT
+        ) from error
+    return tensors, header
+
+
+def _header_length(path: Path) -> int:
+    """Return the length of a file's header, which the file can hold and memory too."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -220,16 +269,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path}: not a safetensors file, or cut off: {size} bytes with a header of {claimed}",
             hint=_DAMAGED_HINT,
         )
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
-            # A copy: what is memory-mapped would change with the file.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    return claimed
+
+
+def _described(path: Path, header: Mapping[str, str]) -> tuple[str, str]:
+    """Split our entry of a safetensors header: SHA-256 and description."""
+    if set(header) != {_HEADER_KEY}:
         raise CheckpointError(
-            f"{path}: not a whole safetensors file ({error})", hint=_DAMAGED_HINT
-        ) from error
-    return tensors, header
+            f"{path}: a safetensors file, but not a checkpoint of srmri", hint=_FOREIGN_HINT
+        )
+    stored, _, description = header[_HEADER_KEY].partition("\n")
+    return stored, description
 
 
 def _parse_description(path: Path, text: str) -> tuple[NetworkConfig, dict[str, Any]]:

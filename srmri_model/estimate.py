@@ -401,9 +401,10 @@ def _air(data: NDArray[np.float64], *, spreads: float) -> NDArray[np.bool_] | No
     # In units of the standard deviation of the mean of a window half full of noise.
     margin = spreads * _RAYLEIGH_SPREAD / math.sqrt(math.prod(size) / 2)
     air[air] = brightness <= (1 + margin) * np.quantile(brightness, 0.25)
+    if air.sum() < _MIN_VOXELS:
+        return None
     lower, upper = np.percentile(data[air], [25, 75])
-    is_noise = abs(lower / upper - _RAYLEIGH_QUARTILES) < _QUARTILES_TOLERANCE
-    return air if is_noise and air.sum() >= _MIN_VOXELS else None
+    return air if abs(lower / upper - _RAYLEIGH_QUARTILES) < _QUARTILES_TOLERANCE else None
 
 
 def _voxels_per_acquired(correlation: float) -> float:

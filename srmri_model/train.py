@@ -40,6 +40,7 @@ from srmri_model.networks import (
 )
 from srmri_model.sde import geometric_levels, training_sigmas
 from srmri_model.training.config import TrainConfig
+from srmri_model.training.domain import describe_slices, training_residuals
 from srmri_model.training.ema import WeightAverage
 from srmri_model.training.logs import TrainingLog
 from srmri_model.training.optimise import Optimiser
@@ -503,6 +504,7 @@ class _Run:
         self.idle_seconds = 0.0
         self.best: dict[str, Any] | None = None
         self.table: NoiseTable | None = None
+        self.described: dict[str, Any] = {}
         self.validated = -1
         self.saved = -1
 
@@ -708,21 +710,37 @@ class _Run:
         better = self.best is None or table.score < self.best["score_db"]
         if self.ranks.is_main:
             self.log.validation(step, table)
+        domain = self._domain() if better and self.ranks.is_main else {}
         with self.trainer.changing:
             if better:
                 best = {"step": step, "score_db": table.score}
                 if self.ranks.is_main:
-                    self._save_model(table, best)
+                    self._save_model(table, best, domain)
                 self.best, self.table = best, table
             self.validated = step
         self.idle_seconds += self.clock() - began
 
-    def _save_model(self, table: NoiseTable, best: dict[str, Any]) -> None:
+    def _domain(self) -> dict[str, Any]:
+        """Describe what the model knows, for `srmri upsample` to compare a scan with."""
+        if not self.described:
+            self.described = describe_slices(self.data.train)
+        shape = self.trainer.shape
+        residual = training_residuals(
+            self.trainer.averaged(),
+            self.data.validation,
+            n_planes=shape.n_planes,
+            sigma_max=shape.sigma_max,
+            device=self.device,
+        )
+        return {**self.described, "residual": residual}
+
+    def _save_model(self, table: NoiseTable, best: dict[str, Any], domain: dict[str, Any]) -> None:
         weights, _ = self.trainer.state()
         metadata = {
             "kind": "score",
             "noise_table": table.to_json(),
             "planes": list(self.config.planes),
+            "domain": domain,
             "intensity": "0.1 to 99.9 percentile of each volume's foreground is 0 to 1",
             "training": {
                 "srmri": version("srmri"),

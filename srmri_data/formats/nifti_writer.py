@@ -27,6 +27,7 @@ def write_nifti(
     *,
     slope: float | None = None,
     intercept: float | None = None,
+    description: str = "",
 ) -> Path:
     """Write a 3-D image as ``.nii.gz``.
 
@@ -43,6 +44,8 @@ def write_nifti(
         Voxel to world RAS mm.
     slope, intercept : float, optional
         Scanner units are ``data * slope + intercept``.
+    description : str
+        For the header, at most 79 bytes of ASCII.
 
     Returns
     -------
@@ -73,6 +76,7 @@ def write_nifti(
     except HeaderDataError:
         # A quaternion has no room for shear; readers then use the sform.
         header.set_qform(None, code=0)
+    header["descrip"] = description.encode("ascii")
     header["vox_offset"] = 352
     header["magic"] = b"n+1"
     little_endian = data.dtype.newbyteorder("<")

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from srmri_data.choices import OperatorKind
 from srmri_data.errors import UsageError
 
-Kind: TypeAlias = Literal[
-    "bicubic", "bilinear", "lanczos2", "lanczos3", "box", "kspace", "gaussian", "slice-profile"
-]
+Kind: TypeAlias = OperatorKind
 Grid: TypeAlias = Literal["fourier", "voxel-centre"]
 Matrix: TypeAlias = NDArray[np.float64]
 

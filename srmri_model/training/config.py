@@ -7,11 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from srmri_data.choices import Decay, OptimiserName, Plane, Precision, TrainingPlane
+from srmri_data.choices import (
+    ANATOMICAL,
+    Decay,
+    OptimiserName,
+    Plane,
+    Precision,
+    TrainingPlane,
+)
 from srmri_data.errors import UsageError
 from srmri_model.networks import PRESETS, NetworkConfig
 from srmri_model.sde import LogNormal
-from srmri_model.training.slices import ANATOMICAL
 
 
 @dataclass(frozen=True)

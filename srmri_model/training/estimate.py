@@ -80,10 +80,12 @@ def estimate(
         ("an epoch", f"{order.steps_per_epoch:,} steps"),
         ("memory", f"{memory / 1e9:.2f} GB for weights, moments and activations"),
         ("this machine", f"{peak / 1e9:,.0f} GFLOP/s in a matrix product on {device}"),
-        ("time of a step", f"{_time(seconds[0])} to {_time(seconds[1])}"),
+        ("time of a step", f"{time_text(seconds[0])} to {time_text(seconds[1])}"),
     ]
     if steps is not None:
-        lines.append(("time in all", f"{_time(steps * seconds[0])} to {_time(steps * seconds[1])}"))
+        lines.append(
+            ("time in all", f"{time_text(steps * seconds[0])} to {time_text(steps * seconds[1])}")
+        )
     elif config.minutes is not None:
         few, many = (round(60 * config.minutes / s) for s in reversed(seconds))
         lines.append(("steps in all", f"{few:,} to {many:,} in {config.minutes:g} minutes"))
@@ -171,7 +173,24 @@ def activation_bytes(shape: NetworkConfig, batch: int, rows: int, cols: int) -> 
     return max(0, sum(kept.values()) - weights)
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Write a duration for people.
+
+    Parameters
+    ----------
+    seconds : float
+        How long.
+
+    Returns
+    -------
+    str
+        In the unit that fits.
+
+    Examples
+    --------
+    >>> time_text(0.25), time_text(90), time_text(2400)
+    ('250 ms', '90.0 s', '40 min')
+    """
     if seconds < 1:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 120:

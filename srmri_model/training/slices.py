@@ -19,16 +19,13 @@ import torch
 from numpy.typing import NDArray
 
 from srmri_data import ingest
-from srmri_data.choices import Plane
+from srmri_data.choices import ANATOMICAL, Plane
 from srmri_data.dataset import SliceDataset, SliceItem
 from srmri_data.dataset_schema import Split
 from srmri_data.errors import FormatError, MissingInputError, UsageError
 from srmri_data.safe_io import atomic_path, read_json, write_json
 from srmri_data.slices import intensity_map, stack_frame
 from srmri_model.types import Planes
-
-ANATOMICAL: tuple[Plane, ...] = ("coronal", "axial", "sagittal")
-"""What ``--plane all`` stands for."""
 
 FLIPPABLE: frozenset[Plane] = frozenset({"coronal", "axial"})
 """Planes whose columns run along left and right, which an animal has twice."""
@@ -607,7 +604,7 @@ def plane_index(
     Returns
     -------
     (B,) Tensor or None
-        Place of every plane in `ANATOMICAL`, int64; None without label.
+        Place of every plane in `srmri_data.choices.ANATOMICAL`, int64; None without label.
     """
     if n_planes == 0:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from srmri_model.networks import Denoiser
+from srmri_model.operators import SeparableOperator, make_operator
 from srmri_model.training.order import standard_normal
 from srmri_model.training.ranks import Ranks
 from srmri_model.training.slices import Slices, plane_index
@@ -32,12 +34,16 @@ class NoiseTable:
         there are no such pixels. Foreground is what the volume's map takes above 0.
     n_slices : int
         Held-out slices it was measured on.
+    seen : tuple of float
+        The foreground's error as an LR scan of half the resolution sees it, E‖H (x − D)‖² / ‖H‖²:
+        larger, since what noise leaves least certain is coarse. Empty in tables of old.
     """
 
     sigmas: tuple[float, ...]
     foreground: tuple[float, ...]
     background: tuple[float, ...]
     n_slices: int
+    seen: tuple[float, ...] = ()
 
     @property
     def score(self) -> float:
@@ -53,7 +59,7 @@ class NoiseTable:
             The fields; values that are not finite are None.
         """
         document = asdict(self)
-        for name in ("sigmas", "foreground", "background"):
+        for name in ("sigmas", "foreground", "background", "seen"):
             document[name] = [v if math.isfinite(v) else None for v in document[name]]
         return document
 
@@ -71,11 +77,11 @@ class NoiseTable:
         NoiseTable
             The table.
         """
-        sigmas, foreground, background = (
-            tuple(math.nan if v is None else float(v) for v in document[name])
-            for name in ("sigmas", "foreground", "background")
+        sigmas, foreground, background, seen = (
+            tuple(math.nan if v is None else float(v) for v in document.get(name, ()))
+            for name in ("sigmas", "foreground", "background", "seen")
         )
-        return cls(sigmas, foreground, background, int(document["n_slices"]))
+        return cls(sigmas, foreground, background, int(document["n_slices"]), seen)
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -135,7 +141,7 @@ def measure(
     device = next(denoiser.network.parameters()).device
     levels = torch.tensor(list(sigmas), dtype=torch.float32, device=device)
     chosen = spread(len(slices), count)
-    sums = torch.zeros(2, 2, len(levels), dtype=torch.float64, device=device)
+    sums = torch.zeros(2, 3, len(levels), dtype=torch.float64, device=device)
     denoiser.network.eval()
     for place in range(ranks.rank, len(chosen), ranks.world):
         item = slices[chosen[place]]
@@ -143,18 +149,29 @@ def measure(
         noise = torch.from_numpy(standard_normal(item["image"].shape, place)).to(device)
         plane = plane_index([item["plane"]], denoiser.config.n_planes, device)
         inside = image[0, 0] > 0
+        operator = _halving(tuple(inside.shape)).to(device=device, dtype=torch.float64)
+        # What noise of variance 1 in the foreground would give.
+        expected = operator.noise_gain**2 * math.prod(operator.low_shape) * inside.double().mean()
         for n in range(len(levels)):
             sigma = levels[n : n + 1]
             denoised = denoiser(image + sigma * noise, sigma, plane)
-            error = (denoised - image)[0, 0].double().square()
+            error = (denoised - image)[0, 0].double()
             for region, mask in enumerate((inside, ~inside)):
-                sums[0, region, n] += error[mask].sum()
+                sums[0, region, n] += error[mask].square().sum()
                 sums[1, region, n] += mask.sum()
+            sums[0, 2, n] += operator.forward(error * inside).square().sum()
+            sums[1, 2, n] += expected
     ranks.sum_(sums)
-    foreground, background = (sums[0] / sums[1]).cpu().tolist()
+    foreground, background, seen = (sums[0] / sums[1]).cpu().tolist()
     return NoiseTable(
         sigmas=tuple(levels.double().cpu().tolist()),
         foreground=tuple(foreground),
         background=tuple(background),
         n_slices=len(chosen),
+        seen=tuple(seen),
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _halving(shape: tuple[int, ...]) -> SeparableOperator:
+    return make_operator("kspace", shape, 2)

@@ -926,8 +926,8 @@ def _print_certificate(certificate: dict[str, Any], path: Path) -> None:
         )
     console.print(table)
     console.print(
-        "error and p95 in HR slices; wrong: accepted and off by more than one; the confidence is off "
-        f"by {certificate['ece']:.1%} on average (expected calibration error)",
+        "error and p95 in HR slices; wrong: accepted and off by more than one; the confidence "
+        f"is off by {certificate['ece']:.1%} on average (expected calibration error)",
         style="dim",
         soft_wrap=True,
     )

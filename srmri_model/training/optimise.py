@@ -21,12 +21,12 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
     Parameters
     ----------
-    matrix : (m, n) Tensor
-        Any matrix.
+    matrix : (..., m, n) Tensor
+        Any matrices.
 
     Returns
     -------
-    (m, n) Tensor
+    (..., m, n) Tensor
         About U Vᵀ of its singular value decomposition: singular values from 0.7 to 1.2, except
         those below about 1e-3 of its Frobenius norm.
 
@@ -35,13 +35,20 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
     """
     a, b, c = _NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
-    x: Tensor = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x: Tensor = matrix.mT if tall else matrix
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    # Every iteration multiplies x from the left by a polynomial of x xᵀ, so all of them can be
+    # worked out on that smaller matrix, and x is multiplied once.
+    gram = x @ x.mT
+    one = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
+    product = one
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+        factor = a * one + b * gram + c * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -77,15 +84,27 @@ class Muon(torch.optim.Optimizer):
             For torch's interface only.
         """
         for group in self.param_groups:
+            momentum = group["momentum"]
+            # Matrices of one shape are done together: there are many, and they are small.
+            alike: dict[tuple[int, int], list[Tensor]] = {}
             for weight in group["params"]:
-                state = self.state[weight]
-                if "exp_avg" not in state:
-                    state["exp_avg"] = torch.zeros_like(weight)
-                kept, gradient = state["exp_avg"], weight.grad
-                kept.lerp_(gradient, 1 - group["momentum"])
-                update = orthogonalised(gradient.lerp(kept, group["momentum"]).flatten(1))
-                size = 0.2 * math.sqrt(max(update.shape))
-                weight.sub_(update.reshape(weight.shape), alpha=group["lr"] * size)
+                alike.setdefault((len(weight), weight[0].numel()), []).append(weight)
+            for shape, weights in alike.items():
+                updates = torch.stack([self._momentum(w, momentum).flatten(1) for w in weights])
+                size = group["lr"] * 0.2 * math.sqrt(max(shape))
+                for weight, update in zip(weights, orthogonalised(updates), strict=True):
+                    weight.sub_(update.reshape(weight.shape), alpha=size)
+
+    def _momentum(self, weight: Tensor, momentum: float) -> Tensor:
+        """Take in the gradient, and look ahead as Nesterov does."""
+        state, gradient = self.state[weight], weight.grad
+        if gradient is None:
+            raise AssertionError("every weight takes part in every step")
+        if "exp_avg" not in state:
+            state["exp_avg"] = torch.zeros_like(weight)
+        state["exp_avg"].lerp_(gradient, 1 - momentum)
+        ahead: Tensor = gradient.lerp(state["exp_avg"], momentum)
+        return ahead
 
 
 def is_hidden_matrix(weight: Tensor) -> bool:

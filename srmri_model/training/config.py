@@ -59,7 +59,7 @@ RECIPES: Mapping[str, Recipe] = {
     "paper": PAPER,
     "base": PAPER,
     "small": PAPER,
-    "tiny": Recipe(4, 4e-3, 100, 0.9999, 64, LogNormal(-2.0, 1.2), "cosine", "muon"),
+    "tiny": Recipe(8, 4e-3, 100, 0.9999, 64, LogNormal(-2.0, 1.2), "cosine", "muon"),
 }
 
 

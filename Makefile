@@ -24,8 +24,9 @@ $(READY): pyproject.toml requirements/lpips-trunk.txt
 demo: $(READY)
 	$(BIN)/srmri demo --out srmri-demo --force
 
+# A worker per processor, and a thread per worker: more would wait for one another.
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow' -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n auto
 
 deep: $(READY)
 	$(BIN)/python -m pytest

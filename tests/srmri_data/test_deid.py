@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
 import stat
 import tarfile
 import zipfile
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from srmri_data.decisions import Event
-from srmri_data.deid import FIELDS, Pseudonyms, public_fields
+from srmri_data.deid import FIELDS, Pseudonyms, public_fields, scan
 from srmri_data.deid.scan import scan_phi
 from srmri_data.deid.trail import public_event
 from srmri_data.deid.words import identifiers_in, is_harmless
@@ -250,3 +251,19 @@ def test_damaged_files_are_not_vouched_for(tmp_path):
 def test_nothing_to_scan(tmp_path):
     with pytest.raises(MissingInputError):
         scan_phi(tmp_path / "none")
+
+
+@pytest.mark.parametrize("pairs", [2, 5, 1 << 20])
+def test_texts_are_found_in_one_pass_wherever_they_stand(pairs, monkeypatch):
+    monkeypatch.setattr(scan, "_PAIRS", pairs)
+    rng = random.Random(pairs)
+    seen = 0
+    for case in range(1000):
+        words = ["".join(rng.choices("abc", k=rng.randint(8, 12))) for _ in range(3)]
+        content = "".join(rng.choices("abc", k=rng.randint(0, 60)))
+        if case % 2:
+            content += rng.choice(words) + "ab"[: rng.randint(0, 2)]
+        expected = [word for word in words if word in content]
+        assert scan._Needles(words).found_in(content.encode()) == expected
+        seen += bool(expected)
+    assert seen >= 500

@@ -906,19 +906,16 @@ def _print_certificate(certificate: dict[str, Any], path: Path) -> None:
         soft_wrap=True,
     )
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    for name in ("case", "method"):
-        table.add_column(name, no_wrap=True)
-    for name in ("slices", "exact", "error", "p95", "blunders", "accepted", "wrong"):
+    table.add_column("case", no_wrap=True)
+    for name in ("exact", "error", "p95", "blunders", "accepted", "wrong"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in certificate["cases"]:
         is_ours = row["method"] == "geometry"
         table.add_row(
-            row["title"] if is_ours else "",
-            row["method"],
-            str(row["n_slices"]),
+            row["title"] if is_ours else "  paper's vote",
             f"{row['exact']:.1%}",
-            f"{row['mae_slices']:.2f}",
-            f"{row['p95_slices']:.2f}",
+            f"{row['mae_slices']:.2f} ({row['mae_um']:.0f} µm)",
+            f"{row['p95_slices']:.2f} ({row['p95_um']:.0f} µm)",
             str(row["blunders"]),
             f"{row['accepted']:.0%}",
             str(row["wrongly_accepted"]),

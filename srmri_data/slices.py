@@ -460,7 +460,7 @@ def copied_slices(slices: SliceArray) -> NDArray[np.int64]:
 
     Examples
     --------
-    >>> stack = np.arange(12.0).reshape(3, 2, 2)
+    >>> stack = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
     >>> stack[2] = stack[0]
     >>> copied_slices(stack).tolist()
     [2, -1, 0]

@@ -36,7 +36,8 @@ class WaveletFusion:
     Raises
     ------
     UsageError
-        If PyWavelets knows no such wavelet or mode, or the level is below 1.
+        If PyWavelets knows no such wavelet or mode, or the level is below 1 or too many for
+        the mode.
 
     References
     ----------
@@ -120,11 +121,22 @@ def coarse_filters(
     -------
     analysis, synthesis : (m, size) and (size, m) ndarray
         What PyWavelets does to the columns of an identity matrix.
+
+    Raises
+    ------
+    UsageError
+        If a level leaves a single pixel that the mode can not reflect.
     """
     with warnings.catch_warnings():
         # A level that reaches over the whole line is still a matrix.
         warnings.filterwarnings("ignore", message="Level value of", category=UserWarning)
-        analysis, *details = pywt.wavedec(np.eye(size), wavelet, mode, level, axis=0)
+        try:
+            analysis, *details = pywt.wavedec(np.eye(size), wavelet, mode, level, axis=0)
+        except ValueError as error:
+            raise UsageError(
+                f"{level} levels leave too little of {size} pixels for mode {mode!r}: {error}",
+                hint="take fewer levels, or mode 'symmetric'",
+            ) from error
     m = analysis.shape[0]
     nothing = [np.zeros((detail.shape[0], m)) for detail in details]
     synthesis = pywt.waverec([np.eye(m), *nothing], wavelet, mode, axis=0)[:size]

@@ -262,10 +262,11 @@ def test_a_stopped_certificate_leaves_nothing(certified, tmp_path):
 
 
 def test_the_terminal_shows_a_table(certified, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "130")
+    monkeypatch.setenv("COLUMNS", "80")
     _print_certificate(certified[1], Path("certificate.json"))
     shown = capsys.readouterr().out
     assert "as yours" in shown
-    assert "geometry" in shown
-    assert "paper" in shown
+    assert "paper's vote" in shown
+    assert "µm)" in shown
+    assert "…" not in shown
     assert "expected calibration error" in shown

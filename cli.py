@@ -1336,6 +1336,9 @@ def train(
     optimiser: Annotated[
         OptimiserName | None, _recipe("Muon: for matrices, with Adam for the rest.")
     ] = None,
+    augment: Annotated[
+        float, _recipe("Share of images given another gain and a noise floor.", min=0, max=1)
+    ] = 0.0,
     precision: Annotated[Precision, _recipe("Arithmetic of the network.")] = "float32",
     compiled: Annotated[bool, _recipe("Run through torch.compile.")] = False,
     recompute: Annotated[
@@ -1392,6 +1395,7 @@ def train(
         ema_decay=ema_decay,
         decay=decay,
         optimiser=optimiser,
+        augment=augment,
         sigma_max=sigma_max,
         seed=seed,
         device=device,

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from srmri_data.dataset import SliceItem
 from srmri_data.errors import CheckpointError, TrainingError, UsageError
 from srmri_data.safe_io import sha256_file, sweep_temporaries, write_json
 from srmri_model.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -185,6 +186,8 @@ class Batches:
                 seed=self.config.seed,
                 patch=self.config.patch,
                 may_flip=item["plane"] in FLIPPABLE,
+                augment=self.config.augment,
+                zero=_no_signal(item),
             )
             for item, place in zip(items, places, strict=True)
         ]
@@ -838,6 +841,12 @@ class _Run:
         write_page(self.out, summary, self.data.validation, device=str(self.device))
         write_json(self.out / "summary.json", summary)
         return summary
+
+
+def _no_signal(item: SliceItem) -> float:
+    """Return what the volume's map makes of 0 in scanner units."""
+    low, high = item["intensity"]
+    return -low / (high - low)
 
 
 def _memory(device: torch.device) -> int:

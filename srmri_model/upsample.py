@@ -95,7 +95,11 @@ def run_upsample(
         # Memory may have changed since, but the result must not.
         plan = replace(plan, config=replace(plan.config, tile=begun["tile"]))
     drawing, memory, about_memory = prepare(
-        plan, sigma_y=measured.sigma_y, denoiser=denoiser, clock=clock
+        plan,
+        sigma_y=measured.sigma_y,
+        tissue=measured.around_tissue,
+        denoiser=denoiser,
+        clock=clock,
     )
     tell(about_memory)
     objection, refused = check_domain(drawing, measured)

@@ -58,6 +58,7 @@ def _is_plain_cpu(images: Tensor) -> bool:
         images.device.type == "cpu"
         and images.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
     )
 
 

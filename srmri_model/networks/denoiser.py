@@ -47,7 +47,7 @@ class Denoiser:
         self.network = network
         self.config = config
         self.bf16 = bf16
-        self._call = torch.compile(network) if compiled else network
+        self._call = torch.compile(network, dynamic=False) if compiled else network
 
     def __call__(self, x: Images, sigma: Sigmas | float, plane: Planes | None = None) -> Images:
         """Denoise.

@@ -8,6 +8,8 @@ from srmri_model.operators.matrices import (
     Kind,
     degradation_matrix,
     interpolation_matrix,
+    kernel_interpolation,
+    low_offset,
     low_positions,
     low_size,
 )
@@ -29,6 +31,8 @@ __all__ = [
     "degradation_matrix",
     "factor_per_axis",
     "interpolation_matrix",
+    "kernel_interpolation",
+    "low_offset",
     "low_positions",
     "low_size",
     "make_operator",

@@ -192,8 +192,37 @@ def interpolation_matrix(
         filled = degradation_matrix(kind, high_size, factor, grid=grid).T
         # All rows have the same sum, unless the two fields of view differ a little.
         return np.asarray(filled / filled.sum(axis=1, keepdims=True))
+    return kernel_interpolation("bicubic", high_size, factor, grid=grid)
+
+
+def kernel_interpolation(
+    kernel: Literal["bicubic", "bilinear", "lanczos2", "lanczos3"],
+    high_size: int,
+    factor: float,
+    *,
+    grid: Grid = "voxel-centre",
+) -> Matrix:
+    """Return the matrix that puts an LR line on the HR grid with a kernel one LR voxel wide.
+
+    Parameters
+    ----------
+    kernel : {"bicubic", "bilinear", "lanczos2", "lanczos3"}
+        What LR voxels are weighed with.
+    high_size : int
+        HR voxels.
+    factor : float
+        LR over HR voxel size, at least 1.
+    grid : {"fourier", "voxel-centre"}
+        Where LR voxels lie.
+
+    Returns
+    -------
+    (high_size, low_size) ndarray
+        Every row sums to 1; beyond its edge the line is reflected.
+    """
+    function, support = _KERNELS[kernel]
     positions = (np.arange(high_size, dtype=np.float64) - low_offset(factor, grid)) / factor
-    return _weights(positions, low_size(high_size, factor), 4.0, _cubic)
+    return _weights(positions, low_size(high_size, factor), support, function)
 
 
 def _weights(

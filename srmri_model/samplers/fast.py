@@ -80,13 +80,11 @@ def data_step(problem: Problem, denoised: ImagesOrVolumes, variance: Variance) -
     operator, sigma_y = problem.operator, problem.sigma_y
     measured = problem.measurement + per_image(sigma_y, denoised) * problem.white_low()
     noise = problem.white()
-    if isinstance(variance.pixel, Tensor):
-        spread = variance.pixel.sqrt()
-        return operator.prox_map(denoised + spread * noise, measured, sigma_y, spread)
-    free = variance.pixel**0.5
-    if variance.seen is None:
-        return operator.prox(denoised + free * noise, measured, sigma_y, free)
-    seen = variance.seen**0.5
-    within_row_space = operator.pseudo_inverse(operator.forward(noise))
-    drawn = denoised + free * noise + (seen - free) * within_row_space
+    free = seen = variance.pixel**0.5
+    drawn = denoised + free * noise
+    if variance.seen is not None:
+        seen = variance.seen**0.5
+        drawn = drawn + operator.pseudo_inverse(operator.forward((seen - free) * noise))
+    if isinstance(seen, Tensor):
+        return operator.prox_map(drawn, measured, sigma_y, seen)
     return operator.prox(drawn, measured, sigma_y, seen)

@@ -19,14 +19,14 @@ class Variance(NamedTuple):
     ----------
     pixel : float or (B, 1, *size) Tensor
         Per pixel, in squared image units: one number for all, or a map.
-    seen : float or None
+    seen : float, Tensor or None
         The same as far as the measurement sees it, E‖H (x − D)‖² / ‖H‖². It is larger: coarse
         detail is what an operator sees, and what noise leaves least certain. None takes `pixel`
-        for both. Not for maps.
+        for both. A map where `pixel` is one.
     """
 
     pixel: float | Tensor
-    seen: float | None = None
+    seen: float | Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,17 @@ def two_valued(
     Returns
     -------
     callable
-        ``variance(sigma)`` as `fast` takes it.
+        ``variance(sigma)`` as `fast` takes it. As the measurement sees it, too, where the table of
+        the foreground knows that.
     """
 
     def variance(sigma: float) -> Variance:
-        inside, outside = (table.pixel_at(sigma) for table in (foreground, background))
+        outside = background.pixel_at(sigma)
         filled = torch.full(mask.shape, outside, dtype=torch.float32, device=mask.device)
-        return Variance(filled.masked_fill(mask, inside))
+        pixel, seen = foreground(sigma)
+        return Variance(
+            filled.masked_fill(mask, pixel),
+            None if seen is None else filled.masked_fill(mask, seen),
+        )
 
     return variance

@@ -87,6 +87,8 @@ class TrainConfig:
         The optimiser's rate, and the steps over which it rises linearly.
     ema_decay : float
         Largest decay of the averaged weights.
+    augment : float
+        Share of images with another gain and a noise floor, see `srmri_model.training.order.draw`.
     noise : LogNormal, optional
         Distribution of σ; None for the paper's.
     decay : {"none", "cosine"}
@@ -133,6 +135,7 @@ class TrainConfig:
     learning_rate: float = 2e-4
     warmup_steps: int = 5000
     ema_decay: float = 0.999
+    augment: float = 0.0
     noise: LogNormal | None = None
     decay: Decay = "none"
     optimiser: OptimiserName = "adam"
@@ -168,6 +171,8 @@ class TrainConfig:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"--ema-decay is {self.ema_decay}, expected 0 to below 1")
+        if not 0 <= self.augment <= 1:
+            raise UsageError(f"--augment is {self.augment}, expected 0 to 1")
 
     @classmethod
     def for_preset(cls, preset: str, **settings: Any) -> TrainConfig:

@@ -31,6 +31,7 @@ REFUSED = 1.3
 """A volume whose residual is this many times the training's largest is refused."""
 
 _MIN_INSIDE = 50
+_SAME_ZERO = 0.05
 
 
 def describe_slices(slices: Slices, *, n_volumes: int = 12, per_volume: int = 24) -> dict[str, Any]:
@@ -49,17 +50,20 @@ def describe_slices(slices: Slices, *, n_volumes: int = 12, per_volume: int = 24
         ``spacing_mm``: finest and coarsest pixel edge. ``range``: for each of `FACTORS`, where the
         intensity map of degraded slices has its 0 and 1 on the scale of HR, on average.
         ``noise``: that of the air around the animals; None where there is no such air, as around
-        stripped brains, whose background the model knows as 0.
+        stripped brains, whose background the model knows as 0. ``no_signal``: where the volumes'
+        maps put 0 in scanner units, on average; None where they differ.
     """
     places: dict[str, list[int]] = {}
     for number, subject in enumerate(slices.subjects):
         places.setdefault(subject, []).append(number)
     spacings: list[float] = []
     ranges: dict[str, list[tuple[float, float]]] = {f"{factor:g}": [] for factor in FACTORS}
-    noises = []
+    noises, zeros = [], []
     for numbers in (list(places.values())[n] for n in spread(len(places), n_volumes)):
         items = [slices[numbers[n]] for n in spread(len(numbers), per_volume)]
         spacings += [mm for item in items for mm in item["spacing"]]
+        low, high = items[0]["intensity"]
+        zeros.append(-low / (high - low))
         try:
             for factor in FACTORS:
                 values = np.concatenate([_degraded(item["image"], factor) for item in items])
@@ -73,6 +77,7 @@ def describe_slices(slices: Slices, *, n_volumes: int = 12, per_volume: int = 24
         "spacing_mm": [min(spacings), max(spacings)],
         "range": {name: np.mean(found, axis=0).tolist() for name, found in ranges.items() if found},
         "noise": float(np.median(noises)) if noises else None,
+        "no_signal": float(np.mean(zeros)) if np.std(zeros) < _SAME_ZERO else None,
     }
 
 

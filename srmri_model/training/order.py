@@ -17,6 +17,12 @@ Shape = tuple[int, int]
 
 _GOLDEN = 0.6180339887498949
 
+GAINS = (0.85, 1.15)
+"""Factors on the signal that augmentation draws from, uniformly."""
+
+NOISES = (0.005, 0.06)
+"""Standard deviations of complex noise that augmentation draws from, on a logarithmic scale."""
+
 
 def _generator(seed: int, *counter: int) -> np.random.Generator:
     """Return a generator that depends on its arguments only."""
@@ -100,7 +106,16 @@ class Draw:
     level: float
 
 
-def draw(image: NDArray[np.float32], number: int, *, seed: int, patch: int, may_flip: bool) -> Draw:
+def draw(
+    image: NDArray[np.float32],
+    number: int,
+    *,
+    seed: int,
+    patch: int,
+    may_flip: bool,
+    augment: float = 0.0,
+    zero: float = 0.0,
+) -> Draw:
     """Crop and flip a slice, and draw its noise.
 
     Parameters
@@ -115,6 +130,12 @@ def draw(image: NDArray[np.float32], number: int, *, seed: int, patch: int, may_
         Edge of the crop, which has some foreground near its middle; 0 for whole slices.
     may_flip : bool
         Whether left and right may be swapped: columns run along R/L.
+    augment : float
+        How often, 0 to 1, the slice is given another gain and becomes the magnitude of itself
+        and complex noise (`GAINS`, `NOISES`), so that the model meets air and noise where the
+        training animals have zeros.
+    zero : float
+        Value of no signal.
 
     Returns
     -------
@@ -128,6 +149,8 @@ def draw(image: NDArray[np.float32], number: int, *, seed: int, patch: int, may_
         image = _crop(image, patch, where, random)
     if may_flip and flip < 0.5:
         image = image[:, ::-1]
+    if augment:
+        image = _augmented(image, augment, zero, _generator(seed, 4, number))
     noise = random.standard_normal(image.shape, dtype=np.float32)
     start = float(_generator(seed, 2).random())
     return Draw(np.ascontiguousarray(image), noise, (start + number * _GOLDEN) % 1.0)
@@ -146,6 +169,17 @@ def _crop(
         start = min(max(middle - edge // 2 + shift, 0), size - edge)
         index.append(slice(start, start + edge))
     return image[tuple(index)]
+
+
+def _augmented(
+    image: NDArray[np.float32], share: float, zero: float, random: np.random.Generator
+) -> NDArray[np.float32]:
+    if random.random() >= share:
+        return image
+    gain, level = random.uniform(*GAINS), np.exp(random.uniform(*np.log(NOISES)))
+    real, imaginary = level * random.standard_normal((2, *image.shape), dtype=np.float32)
+    magnitude = np.hypot(gain * (image - zero) + real, imaginary) + zero
+    return np.asarray(magnitude, dtype=np.float32)
 
 
 def share(total: int, *, rank: int, world: int, accumulate: int) -> list[NDArray[np.int64]]:

@@ -25,6 +25,7 @@ from srmri_model.samplers import (
     Variance,
     VarianceTable,
     sample,
+    two_valued,
     within,
 )
 from srmri_model.training.domain import denoising_residual, judge_residuals
@@ -35,15 +36,21 @@ from srmri_model.upsampling.measure import Measured
 from srmri_model.upsampling.memory import SHARE, choose_tile, denoising_bytes, free_bytes
 from srmri_model.upsampling.noise import SliceNoise
 from srmri_model.upsampling.parts import Parts
-from srmri_model.upsampling.plan import MIN_STD_SAMPLES, UpsamplePlan, noise_table
-from srmri_model.upsampling.trust import Voxels
+from srmri_model.upsampling.plan import (
+    MIN_STD_SAMPLES,
+    UpsamplePlan,
+    background_table,
+    nearest,
+    noise_table,
+)
+from srmri_model.upsampling.trust import Mask, Voxels
 
 Progress = Callable[[str, int, int], None]
 
 _CHECKED_SLICES = 8
 _NETWORK_MARGIN = 1.6
 """Memory of a forward pass over that of its tensors alive: workspaces and copies."""
-_VOLUMES = {"single": 4, "3": 12}
+_VOLUMES = {"single": 4, "3": 18}
 """HR volumes in memory at once: of slices; or a volume, its noise and its data step."""
 
 
@@ -63,8 +70,10 @@ class Drawing:
         Of the sampler.
     device : torch.device
         Where to compute.
-    variance : callable, optional
-        v(σ), for the sampler fast.
+    variance, background : VarianceTable, optional
+        v(σ) in tissue and around it, for the sampler fast.
+    tissue : (i, j, k) ndarray of bool, optional
+        HR voxels in which tissue may be; without it all are taken for such.
     labels : bool
         Whether the network takes a plane label.
     clock : callable
@@ -76,7 +85,9 @@ class Drawing:
     sigma_y: float
     settings: Settings
     device: torch.device
-    variance: Callable[[float], Variance] | None = None
+    variance: VarianceTable | None = None
+    background: VarianceTable | None = None
+    tissue: Mask | None = None
     labels: bool = False
     clock: Callable[[], float] = time.perf_counter
 
@@ -87,6 +98,30 @@ class Drawing:
         On a processor several at once are hardly faster, and would change the last bits.
         """
         return 1 if self.device.type == "cpu" else self.plan.config.batch
+
+    def variance_in(
+        self, slices: tuple[int, ...] | None = None, axes: Sequence[int] = (0, 1, 2)
+    ) -> Callable[[float], Variance] | None:
+        """Return v(σ) of the volume or of some of its slices.
+
+        Parameters
+        ----------
+        slices : tuple of int, optional
+            Numbers along the first of `axes`; None for the volume.
+        axes : sequence of int
+            Stored axes in the order of the images.
+
+        Returns
+        -------
+        callable or None
+            One number for all voxels, or a map; None if the checkpoint tells nothing.
+        """
+        if self.variance is None or self.background is None or self.tissue is None:
+            return self.variance
+        tissue = self.tissue.transpose(axes)
+        images = tissue[None] if slices is None else tissue[list(slices)]
+        mask = torch.from_numpy(np.ascontiguousarray(images))[:, None].to(self.device)
+        return two_valued(self.variance, self.background, mask)
 
     def on_planes(self) -> list[OnSlices]:
         """Put the network on the slices of each plane.
@@ -198,7 +233,7 @@ def _draw_slices(
                 device=drawing.device,
             ),
             settings=settings,
-            variance=drawing.variance,
+            variance=drawing.variance_in(tuple(slices), denoiser.axes),
             progress=levels,
         )
         done += len(slices) * settings.steps
@@ -230,7 +265,7 @@ def _draw_whole(
             sigma_y=drawing.sigma_y,
             generator=ImageNoise(config.seed, [(number,)], drawing.device),
             settings=drawing.settings,
-            variance=drawing.variance,
+            variance=drawing.variance_in(),
             progress=lambda done, total: progress(stage, done, total),
         )
         _note(parts, trace, drawing.clock() - began)
@@ -296,6 +331,7 @@ def prepare(
     plan: UpsamplePlan,
     *,
     sigma_y: float,
+    tissue: Mask | None = None,
     denoiser: Denoises | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Drawing, dict[str, Any], tuple[str, ...]]:
@@ -307,6 +343,8 @@ def prepare(
         Checkpoint and settings.
     sigma_y : float
         Standard deviation of the measurement's noise.
+    tissue : (i, j, k) ndarray of bool, optional
+        LR voxels at or near tissue (`Measured.around_tissue`).
     denoiser : callable, optional
         Takes the place of the checkpoint's.
     clock : callable
@@ -330,7 +368,7 @@ def prepare(
     found: Denoises = denoiser or load_denoiser(
         plan.weights, str(device), bf16=config.precision == "bf16"
     )
-    table = noise_table(plan.metadata)
+    table, background = noise_table(plan.metadata), background_table(plan.metadata)
     memory = _memory(plan, device)
     warnings = []
     if memory["tile"]:
@@ -345,6 +383,8 @@ def prepare(
         sigma_y=sigma_y,
         settings=settings,
         variance=None if table is None else VarianceTable(*table),
+        background=None if background is None else VarianceTable(*background),
+        tissue=None if tissue is None else nearest(plan, tissue),
         device=device,
         labels=plan.network.n_planes > 0,
         clock=clock,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +39,9 @@ def estimate(
         The plan, ``seconds``, ``memory_bytes``, ``free_bytes``, ``disk_bytes``, ``nfe``, ``nbe``,
         ``evaluations``, ``tile``, and ``lines`` of label and text for people.
     """
-    drawing, memory, about_memory = prepare(plan, sigma_y=0.05)
+    drawing, memory, about_memory = prepare(
+        plan, sigma_y=0.05, tissue=np.ones(plan.low_shape, dtype=bool)
+    )
     config = plan.config
     nfe, nbe = count_evaluations(plan.config.sampler, drawing.settings)
     per_plane = [

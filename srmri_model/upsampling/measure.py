@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from srmri_data.errors import InputError, ResolutionError
 from srmri_data.slices import IntensityMap, intensity_map
@@ -18,7 +19,7 @@ from srmri_model.operators import make_operator
 from srmri_model.rician import rician_remap
 from srmri_model.training.domain import expected_range
 from srmri_model.upsampling.plan import UpsamplePlan
-from srmri_model.upsampling.trust import Regions, Voxels, regions
+from srmri_model.upsampling.trust import Mask, Regions, Voxels, regions
 
 _MIN_SIGMA_Y = 1e-3
 _NOISE_TOLERANCE = 1.5
@@ -59,6 +60,12 @@ class Measured:
         """Scanner units from 0 to 1."""
         return self.intensity.high - self.intensity.low
 
+    @property
+    def around_tissue(self) -> Mask:
+        """Voxels less than three from tissue: elsewhere there is surely none."""
+        near = self.regions.foreground | self.regions.edge
+        return np.asarray(ndimage.binary_dilation(near))
+
 
 def measure(plan: UpsamplePlan, data: Voxels) -> Measured:
     """Bring an LR volume to the model's scale, and find its noise.
@@ -91,8 +98,12 @@ def measure(plan: UpsamplePlan, data: Voxels) -> Measured:
     intensity = intensity_map(data)
     if domain.get("range"):
         zero, one = expected_range(domain, plan.factors)
-        span = (intensity.high - intensity.low) / (one - zero)
-        low = intensity.low - zero * span
+        dark = intensity.low
+        if domain.get("no_signal") is not None and data.min() >= 0:
+            # In magnitudes no signal is 0, whatever noise does to the dark end of the tissue.
+            zero, dark = domain["no_signal"], 0.0
+        span = (intensity.high - dark) / (one - zero)
+        low = dark - zero * span
         intensity = IntensityMap(low, low + span, intensity.foreground)
     else:
         warnings.append(
@@ -103,10 +114,11 @@ def measure(plan: UpsamplePlan, data: Voxels) -> Measured:
     given = plan.config.noise
     noise = _noise_of(data, needed=given is None)
     sigma = None if noise is None else noise.sigma / span
-    high_noise, remapped = domain.get("noise"), False
+    # Where training has no noisy air there is none: brains that were cut out, on zeros.
+    high_noise, remapped = domain.get("noise") or 0.0, False
     if noise is not None and sigma is not None:
         warnings += [*_about_noise(noise, sigma, given), *_about_zero_filling(data)]
-        if noise.source == "air" and high_noise is not None:
+        if noise.source == "air" and domain:
             remapped = True
             data = rician_remap(data, noise.sigma, high_noise * span)
             sigma = effective_noise(sigma, high_noise, _noise_gain(plan))

@@ -487,8 +487,29 @@ def noise_table(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | 
         measurement sees it; None where there are fewer than two levels.
     """
     table = metadata.get("noise_table") or {}
-    columns = [table.get("sigmas", []), table.get("foreground", [])]
-    columns += [table["seen"]] if table.get("seen") else []
+    return _columns(table, "sigmas", "foreground", *(["seen"] if table.get("seen") else []))
+
+
+def background_table(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+    """Return how far denoised images are from the truth around the animal, v(σ).
+
+    Parameters
+    ----------
+    metadata : mapping
+        Of a checkpoint.
+
+    Returns
+    -------
+    tuple of tuple of float, or None
+        Noise levels and variance per pixel; None where it was not measured.
+    """
+    return _columns(metadata.get("noise_table") or {}, "sigmas", "background")
+
+
+def _columns(table: Mapping[str, Any], *names: str) -> tuple[tuple[float, ...], ...] | None:
+    columns = [table.get(name) or [] for name in names]
+    if not all(columns):
+        return None
     rows = [row for row in zip(*columns, strict=True) if all(value for value in row)]
     if len(rows) < 2:
         return None

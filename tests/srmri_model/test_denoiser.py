@@ -148,3 +148,23 @@ def test_the_same_seed_makes_the_same_network_and_leaves_the_generator_alone():
 def test_shapes_that_are_none_are_refused(wrong):
     with pytest.raises(ValueError, match="is no network"):
         NetworkConfig(**{"nf": 8, **wrong})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # torch's own
+def test_a_compiled_network_trains_and_denoises_as_it_does_without():
+    config = NetworkConfig(nf=8, ch_mult=(1, 2), blocks=1, attention=(False, False))
+    found = []
+    for compiled in (False, True):
+        network = build_network(config, seed=3)
+        for parameter in network.parameters():
+            parameter.data.add_(0.05 * torch.ones_like(parameter))
+        denoiser = Denoiser(network, config, compiled=compiled)
+        # Two sizes: a second one must not be compiled for all sizes, which fails.
+        for size in (16, 24):
+            images = torch.linspace(0, 1, 2 * size**2).view(2, 1, size, size)
+            denoiser(images, torch.tensor([0.1, 0.5])).square().mean().backward()
+        with torch.no_grad():
+            found.append((denoiser(images, 0.3), network.conv_in.weight.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)

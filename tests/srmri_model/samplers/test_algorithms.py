@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -259,4 +260,31 @@ def test_a_map_has_the_foregrounds_value_in_the_mask():
     mask[..., 0] = True
     inside, outside = (VarianceTable((0.1, 1.0), (v, v)) for v in (0.5, 0.25))
     expected = torch.tensor([[[[0.5, 0.25], [0.5, 0.25]]]])
-    assert torch.equal(two_valued(inside, outside, mask)(0.3).pixel, expected)
+    found = two_valued(inside, outside, mask)(0.3)
+    assert torch.equal(found.pixel, expected)
+    assert found.seen is None
+    both = two_valued(VarianceTable((0.1, 1.0), (0.5, 0.5), (0.75, 0.75)), outside, mask)(0.3)
+    assert torch.equal(both.pixel, expected)
+    assert torch.equal(both.seen, torch.tensor([[[[0.75, 0.25], [0.75, 0.25]]]]))
+
+
+def test_a_constant_map_draws_what_two_numbers_draw():
+    operator = make_operator("bicubic", (16, 12), 2)
+    keys = [(n,) for n in range(3)]
+    measurement = ImageNoise(5, keys)((1, 8, 6))
+
+    def drawn(variance):
+        problem = Problem(
+            denoiser=lambda x, sigma, plane=None: x,
+            measurement=measurement,
+            operator=operator,
+            sigma_y=0.05,
+            generator=ImageNoise(1, keys),
+        )
+        return data_step(problem, ImageNoise(2, keys)((1, 16, 12)), variance)
+
+    flat = torch.ones(3, 1, 16, 12)
+    np.testing.assert_allclose(
+        drawn(Variance(0.02 * flat, 0.05 * flat)), drawn(Variance(0.02, 0.05)), atol=2e-4
+    )
+    assert not torch.allclose(drawn(Variance(0.02, 0.05)), drawn(Variance(0.02)), atol=1e-2)

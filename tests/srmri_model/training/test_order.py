@@ -85,3 +85,26 @@ def test_noise_levels_are_uniform():
     counts, _ = np.histogram(levels, bins=10, range=(0, 1))
     assert counts.min() >= 95
     assert counts.max() <= 105
+
+
+def test_augmented_images_are_magnitudes_with_another_gain_and_a_noise_floor():
+    image = np.zeros((40, 40), dtype=np.float32)
+    image[:, 20:] = 0.9
+
+    def one(number, **settings):
+        return draw(image, number, seed=0, patch=0, may_flip=False, **settings).image
+
+    plain = [one(n) for n in range(200)]
+    found = [one(n, augment=0.5) for n in range(200)]
+    changed = [n for n in range(200) if not np.array_equal(found[n], plain[n])]
+    assert 70 < len(changed) < 130
+    for n in changed:
+        noise = found[n][:, 20:].std()
+        assert 0.004 < noise < 0.07
+        # Rayleigh's mean over the standard deviation of what is added to the real part.
+        assert found[n][:, :20].mean() == pytest.approx(noise * np.sqrt(np.pi / 2), rel=0.2)
+        assert 0.83 < found[n][:, 20:].mean() / 0.9 < 1.17
+    shifted = one(changed[0], augment=0.5, zero=-0.1)
+    assert shifted.min() >= -0.1
+    assert shifted[:, :20].mean() < found[changed[0]][:, :20].mean() + 0.1
+    assert not np.array_equal(one(changed[0], augment=0.5), one(changed[1], augment=0.5))

@@ -30,6 +30,7 @@ from srmri_model.upsample import as_stored, run_upsample
 from srmri_model.upsampling import trust
 from srmri_model.upsampling.denoising import Tiled, tile_starts
 from srmri_model.upsampling.draw import Drawing, draw_volume, prepare
+from srmri_model.upsampling.measure import measure
 from srmri_model.upsampling.noise import SliceNoise, neighbour_weights
 from srmri_model.upsampling.parts import Parts, kept_parts
 
@@ -336,6 +337,30 @@ def cube_of_slices(n):
     return prior, torch.from_numpy(volume.astype(np.float32))
 
 
+def test_noise_does_not_move_the_scale(weights, tmp_path):
+    clean = 100 * ball((24, 24, 24), noise=0.0)
+    domain = {"range": {"2": [0.0, 0.9]}, "spacing_mm": [0.01, 9.0], "noise": None}
+    random, found = np.random.default_rng(2), {}
+    for no_signal in (None, -0.1):
+        for noise in (0.0, 5.0):
+            real, imaginary = noise * random.standard_normal((2, *clean.shape))
+            data = np.hypot(clean + real, imaginary).astype(np.float32)
+            low = scan(tmp_path / f"{no_signal}-{noise}.nii.gz", data)
+            made = plan(low, tmp_path / f"sr{no_signal}-{noise}", weights, noise=None)
+            made = replace(made, metadata={"domain": {**domain, "no_signal": no_signal}})
+            found[no_signal, noise] = measure(made, data)
+    for measured in (found[-0.1, 0.0], found[-0.1, 5.0]):
+        # No signal stays where the model has it.
+        assert -measured.intensity.low / measured.span == pytest.approx(-0.1)
+    assert found[-0.1, 5.0].span == pytest.approx(found[-0.1, 0.0].span, rel=0.15)
+    off = abs(found[None, 5.0].intensity.low / found[None, 5.0].span)
+    assert off > 0.1  # What the dark end of the tissue alone would say.
+    assert found[-0.1, 5.0].remapped
+    air = ~found[-0.1, 5.0].around_tissue
+    # Air has the mean of no signal, not that of magnitudes of noise.
+    assert found[-0.1, 5.0].volume[air].mean() == pytest.approx(-0.1, abs=0.02)
+
+
 def test_units_of_the_scan_change_nothing_but_units(weights, tmp_path):
     data = ball((12, 5, 10), noise=0.0) + np.float32(0.01)
     found = []
@@ -370,11 +395,9 @@ def test_mean_and_std_are_those_of_the_draws(low, weights, tmp_path):
     made = replace(made, metadata={**made.metadata, "std_scale": 1.5})
     sidecar = run_upsample(made)
     zero, one = (sidecar["intensity"][name] for name in ("zero", "one"))
-    drawing, _, _ = prepare(made, sigma_y=sidecar["sigma_y"])
-    mapped = (nib.load(low).get_fdata(dtype=np.float32) - zero) / (one - zero)
-    draws = np.stack(
-        [draw_volume(drawing, np.float32(mapped), n, Parts(tmp_path)) for n in range(4)]
-    )
+    measured = measure(made, nib.load(low).get_fdata(dtype=np.float32))
+    drawing, _, _ = prepare(made, sigma_y=measured.sigma_y, tissue=measured.around_tissue)
+    draws = np.stack([draw_volume(drawing, measured.volume, n, Parts(tmp_path)) for n in range(4)])
     mean = draws.mean(axis=0) * (one - zero) + zero
     std = 1.5 * draws.std(axis=0, ddof=1) * (one - zero)
     np.testing.assert_allclose(nib.load(made.paths["volume"]).get_fdata(), mean, atol=2e-4)

@@ -1,0 +1,67 @@
+"""Make the checkpoint that comes with the package of one that was trained.
+
+``python -m benchmarks.bundle --model RUN/model.safetensors --data FOLDER --split splits.json
+--out srmri_model/weights/mouse-t2w.safetensors [--std-scale S]`` measures again what the samplers
+need to know, on more held-out slices than training looks at, and keeps it with the weights. The
+training itself is ``srmri train`` with the options in ``docs/training.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from srmri_model.checkpoints import load_checkpoint, save_checkpoint
+from srmri_model.networks import Denoiser, build_network
+from srmri_model.sde import geometric_levels
+from srmri_model.training.domain import describe_slices, training_residuals
+from srmri_model.training.slices import open_data
+from srmri_model.training.validation import LEVELS, measure
+
+
+def main() -> None:
+    """Measure and save."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--split", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True, help="folder for mapped volumes")
+    parser.add_argument("--slices", type=int, default=96, help="held-out slices to measure on")
+    parser.add_argument("--std-scale", type=float, help="of benchmarks.superres on tune animals")
+    options = parser.parse_args()
+    torch.set_flush_denormal(True)
+    checkpoint = load_checkpoint(options.model)
+    network = build_network(checkpoint.network)
+    network.load_state_dict(checkpoint.tensors)
+    denoiser = Denoiser(network.requires_grad_(False), checkpoint.network)
+    data = open_data(
+        [options.data], checkpoint.metadata["planes"], options.cache, split=options.split
+    )
+    shape = checkpoint.network
+    levels = geometric_levels(shape.sigma_min, shape.sigma_max, LEVELS)
+    table = measure(denoiser, data.validation, levels, count=options.slices)
+    residual = training_residuals(
+        denoiser,
+        data.validation,
+        n_planes=shape.n_planes,
+        sigma_max=shape.sigma_max,
+        device=torch.device("cpu"),
+        count=options.slices // 2,
+    )
+    metadata = {
+        **checkpoint.metadata,
+        "noise_table": table.to_json(),
+        "domain": {**describe_slices(data.train, n_volumes=99), "residual": residual},
+    }
+    if options.std_scale:
+        metadata["std_scale"] = options.std_scale
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    print(save_checkpoint(options.out, replace(checkpoint, extra={}, metadata=metadata)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1315,7 +1315,8 @@ def train(
         bool, typer.Option("--resume", help="Go on from the newest whole state in --out.")
     ] = False,
     init: Annotated[
-        Path | None, typer.Option(help="Checkpoint whose weights to begin with.")
+        str | None,
+        typer.Option(help="Checkpoint whose weights to begin with; bundled: the package's own."),
     ] = None,
     split: Annotated[
         Path | None,
@@ -1406,6 +1407,7 @@ def train(
         keep=keep,
         validate_every=validate_every,
     )
+    start = _initial(init)
     if dry_run:
         from srmri_model.training.estimate import estimate
 
@@ -1426,7 +1428,7 @@ def train(
             extra=_settings(slurm_option or []),
         )
         job_id, log = submit_training(
-            options, data=data, out=out, config=config, split=split, init=init
+            options, data=data, out=out, config=config, split=split, init=start
         )
         if json_output:
             _print_json({"job": job_id, "log": log, "out": str(out)})
@@ -1441,7 +1443,7 @@ def train(
             out,
             config,
             split=split,
-            init=init,
+            init=start,
             resume=resume,
             command=["srmri", *sys.argv[1:]],
             progress=progress,
@@ -1635,11 +1637,25 @@ def _print_upsampled(sidecar: dict[str, Any], paths: dict[str, Path]) -> None:
     )
     for name, path in paths.items():
         console.print(f"{name + ':':<10}{path}", markup=False, soft_wrap=True)
+    if sidecar["model"]["bundled"]:
+        console.print(
+            f"model:    {sidecar['model']['file']}, which comes with srmri: see MODEL_CARD.md",
+            markup=False,
+            soft_wrap=True,
+        )
     console.print("research use only", style="dim")
 
 
 def _warn(text: str) -> None:
     _stderr().print(f"warning: {text}", style="yellow", markup=False)
+
+
+def _initial(init: str | None) -> Path | None:
+    if init != "bundled":
+        return None if init is None else Path(init)
+    from srmri_model.weights import bundled_weights
+
+    return bundled_weights()
 
 
 @contextmanager

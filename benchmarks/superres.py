@@ -16,7 +16,7 @@ import json
 import math
 import multiprocessing
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ def cropped(volume: Image, affine: NDArray[np.float64], margin: int = 4) -> tupl
 class Setting:
     """An animal, degraded, with everything that draws its HR images."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, edit: Callable[[Image, float], Image] | None = None) -> None:
+        """`edit` changes the HR volume, in scanner units, given the scanner units of its range."""
         from srmri_data import ingest
         from srmri_data.formats.nifti_writer import write_nifti
         from srmri_data.slices import intensity_map, stack_frame
@@ -114,6 +115,8 @@ class Setting:
         high, affine = loaded.data.astype(np.float32), loaded.affine
         if job.planes == "3":
             high, affine = cropped(high, affine)
+        if edit is not None:
+            high = edit(high, self.span)
         self.truth = (high - np.float32(self.zero)) / np.float32(self.span)
         self.axes = stack_axes(stack_frame(affine, high.shape, job.plane))
         single = job.planes == "single"
@@ -438,28 +441,33 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
     ]
 
 
+def sampling_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which animals, how they are degraded and how they are sampled."""
+    parser.add_argument("--data", type=Path, required=True, help="folder of the HR volumes")
+    parser.add_argument("--split", type=Path, required=True, help="JSON with lists of subjects")
+    parser.add_argument("--role", default="tune", help="which list: tune, or once test")
+    parser.add_argument("--subjects", nargs="*", help="these instead")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--label", default="fast", help="name of the draws")
+    parser.add_argument("--noise", type=float, nargs="*", default=list(NOISES))
+    parser.add_argument("--noise-factor", type=float, help="tell σ_y times this, not measured")
+    parser.add_argument("--planes", choices=["single", "3"], default="single")
+    parser.add_argument("--plane", default="coronal")
+    parser.add_argument("--sampler", default="fast")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--z-correlation", type=float, default=0.0)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--slices", type=int, default=12)
+    parser.add_argument("--workers", type=int, default=2)
+
+
 def main() -> None:
     """Draw, or report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     commands = parser.add_subparsers(dest="command", required=True)
     draw = commands.add_parser("sample", help="draw what is missing")
-    draw.add_argument("--data", type=Path, required=True, help="folder of the HR volumes")
-    draw.add_argument("--split", type=Path, required=True, help="JSON with lists of subjects")
-    draw.add_argument("--role", default="tune", help="which list: tune, or once test")
-    draw.add_argument("--subjects", nargs="*", help="these instead")
-    draw.add_argument("--model", type=Path, required=True)
-    draw.add_argument("--label", default="fast", help="name of the draws")
-    draw.add_argument("--noise", type=float, nargs="*", default=list(NOISES))
-    draw.add_argument("--noise-factor", type=float, help="tell σ_y times this, not measured")
-    draw.add_argument("--planes", choices=["single", "3"], default="single")
-    draw.add_argument("--plane", default="coronal")
-    draw.add_argument("--sampler", default="fast")
-    draw.add_argument("--steps", type=int)
-    draw.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    draw.add_argument("--z-correlation", type=float, default=0.0)
-    draw.add_argument("--samples", type=int, default=8)
-    draw.add_argument("--slices", type=int, default=12)
-    draw.add_argument("--workers", type=int, default=2)
+    sampling_options(draw)
     tell = commands.add_parser("report", help="judge and print what was drawn")
     tell.add_argument("labels", nargs="*")
     tell.add_argument("--std-scale", type=float, default=1.0, help="fitted on tune")

@@ -19,6 +19,7 @@ from srmri_data.formats.nifti_writer import write_nifti
 from srmri_data.geometry import voxel_spacing
 from srmri_data.safe_io import sha256_file, write_json
 from srmri_data.types import Affine
+from srmri_model import weights
 from srmri_model.samplers import Denoises
 from srmri_model.upsampling.draw import Drawing, Progress, check_domain, prepare
 from srmri_model.upsampling.measure import Measured, measure
@@ -149,7 +150,11 @@ def run_upsample(
             "device": str(drawing.device),
             "precision": plan.config.precision,
             "dtype": plan.config.dtype,
-            "model": {k: plan.metadata[k] for k in ("planes", "imported") if k in plan.metadata},
+            "model": {
+                "file": plan.weights.name,
+                "bundled": plan.weights.parent == weights.FOLDER,
+                **{k: plan.metadata[k] for k in ("planes", "imported") if k in plan.metadata},
+            },
             "versions": {
                 "srmri": version("srmri"),
                 "torch": torch.__version__,

@@ -224,16 +224,24 @@ class TrainConfig:
         Raises
         ------
         UsageError
-            If that checkpoint's network has no plane label and needs one.
+            If that checkpoint's network has no plane label and needs one, or has one and the
+            plane is none of its.
         """
         shape = start or PRESETS[self.preset]
         n_planes = len(ANATOMICAL) if self.plane == "all" else 0
-        if start is not None and start.n_planes != n_planes:
-            raise UsageError(
-                f"the network to begin with tells {start.n_planes} planes apart, "
-                f"--plane {self.plane} needs {n_planes}",
-                hint="--plane all continues networks trained on all planes",
-            )
+        if start is not None:
+            if start.n_planes < n_planes:
+                raise UsageError(
+                    "the network to begin with does not tell planes apart, --plane all needs that",
+                    hint="give the one plane it was trained on, or begin without --init",
+                )
+            if start.n_planes and self.plane == "acquired":
+                raise UsageError(
+                    f"the network to begin with knows {', '.join(ANATOMICAL)} slices, and "
+                    "--plane acquired is none of these",
+                    hint="give the anatomical plane the slices are nearest to",
+                )
+            n_planes = start.n_planes
         sigma_max = shape.sigma_max if self.sigma_max is None else self.sigma_max
         return replace(shape, n_planes=n_planes, sigma_max=sigma_max)
 

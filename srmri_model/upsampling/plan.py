@@ -30,6 +30,7 @@ from srmri_data.slices import StackFrame, stack_frame
 from srmri_data.types import Affine
 from srmri_model.checkpoints import read_description
 from srmri_model.networks.config import NetworkConfig
+from srmri_model.weights import bundled_weights
 
 MIN_STD_SAMPLES = 4
 """Fewest samples whose standard deviation is worth a volume."""
@@ -318,29 +319,6 @@ def refuse(objections: tuple[str, ...], *, force: bool) -> None:
             hint="an image of something the model does not know looks convincing and is wrong; "
             "--force goes on, with a warning in the outputs",
         )
-
-
-def bundled_weights() -> Path:
-    """Return the checkpoint that comes with the package.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    UsageError
-        If there is none.
-    """
-    folder = Path(__file__).resolve().parents[1] / "weights"
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
-        raise UsageError(
-            "--weights is missing, and no model comes with this installation",
-            hint="give model.safetensors of a run of srmri train",
-        )
-    return found[0]
 
 
 def high_geometry(

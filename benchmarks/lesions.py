@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from benchmarks.superres import Image, Job, Setting, jobs_of, sampling_options
 
-DIAMETERS = (3, 4, 6, 8)
+DIAMETERS = (2, 3, 4, 6)
 """HR voxels; 2 are one LR voxel."""
 CONTRASTS = (0.3, -0.3)
 """Of the range of the image."""

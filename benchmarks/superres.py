@@ -17,7 +17,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,10 @@ class Setting:
         self.measured = measure(self.plan, low)
         self.low = (low - np.float32(self.zero)) / np.float32(self.span)
         self.drawing, _, _ = prepare(
-            self.plan, sigma_y=self.measured.sigma_y, tissue=self.measured.around_tissue
+            self.plan,
+            sigma_y=self.measured.sigma_y,
+            tissue=self.measured.around_tissue,
+            no_signal=self.measured.no_signal,
         )
         self.chosen = chosen_slices(self.truth.transpose(self.axes), job.slices)
 
@@ -196,12 +199,13 @@ class Setting:
         seconds = time.perf_counter() - began
         import torch
 
-        low = np.transpose(self.measured.volume, axes)
         inside = np.transpose(self.measured.regions.foreground, axes)
+        low = np.transpose(self.measured.volume, axes)
         if self.job.planes == "single":
             low, inside = low[self.chosen], inside[self.chosen]
-        residual = operator.forward(torch.from_numpy(np.ascontiguousarray(volume))).numpy() - low
-        chi2 = float(np.mean((residual[inside].astype(np.float64) / self.measured.sigma_y) ** 2))
+        seen = operator.forward(torch.from_numpy(np.ascontiguousarray(volume))).numpy()
+        residual = replace(self.measured, volume=low).residual(seen)[inside]
+        chi2 = float(np.mean((residual.astype(np.float64) / self.measured.sigma_y) ** 2))
         slices = volume if self.job.planes == "single" else self.stack(volume)
         return self.as_truth(slices), chi2, {**trace, "seconds": seconds}
 
@@ -225,6 +229,7 @@ class Setting:
                 generator=SliceNoise(0, number, [n], correlation=config.z_correlation),
                 settings=drawing.settings,
                 variance=drawing.variance_in((n,), denoiser.axes),
+                no_signal=drawing.no_signal,
             )
             images.append(drawn[0, 0].numpy())
         assert trace is not None

@@ -99,6 +99,7 @@ def run_upsample(
         plan,
         sigma_y=measured.sigma_y,
         tissue=measured.around_tissue,
+        no_signal=measured.no_signal,
         denoiser=denoiser,
         clock=clock,
     )
@@ -140,6 +141,7 @@ def run_upsample(
             "intensity": {"zero": measured.intensity.low, "one": measured.intensity.high},
             "noise": None if measured.noise is None else asdict(measured.noise),
             "rician_remap": measured.remapped,
+            "magnitudes": measured.no_signal is not None,
             "input": {"name": record.path.name, "sha256": input_sha256},
             "low_shape": list(plan.low_shape),
             "high_shape": list(plan.high_shape),

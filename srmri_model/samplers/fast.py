@@ -78,7 +78,7 @@ def data_step(problem: Problem, denoised: ImagesOrVolumes, variance: Variance) -
     G. Papandreou, A. Yuille, Gaussian sampling by local perturbations, NIPS 2010.
     """
     operator, sigma_y = problem.operator, problem.sigma_y
-    measured = problem.measurement + per_image(sigma_y, denoised) * problem.white_low()
+    measured = problem.measured(denoised) + per_image(sigma_y, denoised) * problem.white_low()
     noise = problem.white()
     free = seen = variance.pixel**0.5
     drawn = denoised + free * noise

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from srmri_model.magnitudes import expected_channel
 from srmri_model.operators import SeparableOperator
 from srmri_model.samplers.variance import Variance
 from srmri_model.types import (
@@ -153,6 +154,9 @@ class Problem:
         Plane of each image, for a network with plane label.
     variance : callable, optional
         ``variance(sigma)``: how far the denoised image is from the truth; needed by `fast`.
+    no_signal : float, optional
+        For measurements that are magnitudes of a signal with complex noise, which `fast` takes
+        for what they are: the value of no signal.
     """
 
     denoiser: Denoises
@@ -162,6 +166,7 @@ class Problem:
     generator: Noise
     plane: Planes | None = None
     variance: Callable[[float], Variance] | None = None
+    no_signal: float | None = None
 
     def denoise(self, x: ImagesOrVolumes, sigma: float) -> ImagesOrVolumes:
         """Denoise at one level.
@@ -200,6 +205,24 @@ class Problem:
         """
         return self.generator((1, *self.operator.low_shape))
 
+    def measured(self, x: ImagesOrVolumes) -> Measurements:
+        """Return the measurement, or what its magnitudes say if the truth is about x.
+
+        Parameters
+        ----------
+        x : (B, 1, *size) Tensor
+            Clean images.
+
+        Returns
+        -------
+        (B, 1, *low_size) Tensor
+            See `srmri_model.magnitudes.expected_channel`.
+        """
+        if self.no_signal is None:
+            return self.measurement
+        noise = per_image(self.sigma_y, x)
+        return expected_channel(self.measurement, self.operator.forward(x), noise, self.no_signal)
+
     def noised_measurement(self, sigma: float) -> Measurements:
         """Draw what H would make of the truth with noise: y + σ H z.
 
@@ -230,7 +253,7 @@ class Problem:
         (B,) Tensor
             Per image.
         """
-        residual = self.operator.forward(x) - self.measurement
+        residual = self.operator.forward(x) - self.measured(x)
         return residual.flatten(1).square().mean(dim=1).sqrt()
 
 

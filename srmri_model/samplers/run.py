@@ -122,6 +122,7 @@ def sample(
     settings: Settings | None = None,
     variance: Callable[[float], Variance] | None = None,
     plane: Planes | None = None,
+    no_signal: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> tuple[ImagesOrVolumes, Trace]:
@@ -153,6 +154,8 @@ def sample(
         `VarianceTable`; `fast` needs it, the others do not use it.
     plane : (B,) Tensor, optional
         Plane of each image, for a network with plane label.
+    no_signal : float, optional
+        For measurements that are magnitudes: the value of no signal. Only `fast` uses it.
     progress : callable, optional
         Called as ``progress(done, total)`` after every level.
     stop : callable, optional
@@ -200,7 +203,9 @@ def sample(
             f"found {type(settings).__name__}"
         )
     counted = Counted(denoiser)
-    problem = Problem(counted, measurement, operator, sigma_y, generator, plane, variance)
+    problem = Problem(
+        counted, measurement, operator, sigma_y, generator, plane, variance, no_signal
+    )
     sigmas: list[float] = []
     residuals: list[Tensor] = []
     descent = levels(problem, settings)

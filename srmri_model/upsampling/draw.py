@@ -74,6 +74,8 @@ class Drawing:
         v(σ) in tissue and around it, for the sampler fast.
     tissue : (i, j, k) ndarray of bool, optional
         HR voxels in which tissue may be; without it all are taken for such.
+    no_signal : float, optional
+        Value of no signal where LR is taken for magnitudes.
     labels : bool
         Whether the network takes a plane label.
     clock : callable
@@ -88,6 +90,7 @@ class Drawing:
     variance: VarianceTable | None = None
     background: VarianceTable | None = None
     tissue: Mask | None = None
+    no_signal: float | None = None
     labels: bool = False
     clock: Callable[[], float] = time.perf_counter
 
@@ -234,6 +237,7 @@ def _draw_slices(
             ),
             settings=settings,
             variance=drawing.variance_in(tuple(slices), denoiser.axes),
+            no_signal=drawing.no_signal,
             progress=levels,
         )
         done += len(slices) * settings.steps
@@ -266,6 +270,7 @@ def _draw_whole(
             generator=ImageNoise(config.seed, [(number,)], drawing.device),
             settings=drawing.settings,
             variance=drawing.variance_in(),
+            no_signal=drawing.no_signal,
             progress=lambda done, total: progress(stage, done, total),
         )
         _note(parts, trace, drawing.clock() - began)
@@ -332,6 +337,7 @@ def prepare(
     *,
     sigma_y: float,
     tissue: Mask | None = None,
+    no_signal: float | None = None,
     denoiser: Denoises | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Drawing, dict[str, Any], tuple[str, ...]]:
@@ -345,6 +351,8 @@ def prepare(
         Standard deviation of the measurement's noise.
     tissue : (i, j, k) ndarray of bool, optional
         LR voxels at or near tissue (`Measured.around_tissue`).
+    no_signal : float, optional
+        Value of no signal where LR is taken for magnitudes (`Measured.no_signal`).
     denoiser : callable, optional
         Takes the place of the checkpoint's.
     clock : callable
@@ -385,6 +393,7 @@ def prepare(
         variance=None if table is None else VarianceTable(*table),
         background=None if background is None else VarianceTable(*background),
         tissue=None if tissue is None else nearest(plan, tissue),
+        no_signal=no_signal,
         device=device,
         labels=plan.network.n_planes > 0,
         clock=clock,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from srmri_data.errors import InputError, ResolutionError
@@ -15,6 +16,7 @@ from srmri_model.estimate import (
     estimate_noise,
     zero_filling,
 )
+from srmri_model.magnitudes import expected_channel
 from srmri_model.operators import make_operator
 from srmri_model.rician import rician_remap
 from srmri_model.training.domain import expected_range
@@ -41,6 +43,8 @@ class Measured:
         What the data say, in scanner units.
     remapped : bool
         Whether the background was brought to that of HR images.
+    no_signal : float or None
+        Value of no signal where the sampler takes LR for magnitudes of a signal.
     regions : Regions
         Foreground, edge and background.
     warnings : tuple of str
@@ -52,6 +56,7 @@ class Measured:
     sigma_y: float
     noise: NoiseEstimate | None
     remapped: bool
+    no_signal: float | None
     regions: Regions
     warnings: tuple[str, ...]
 
@@ -59,6 +64,25 @@ class Measured:
     def span(self) -> float:
         """Scanner units from 0 to 1."""
         return self.intensity.high - self.intensity.low
+
+    def residual(self, seen: Voxels) -> Voxels:
+        """Return what a result does not explain.
+
+        Parameters
+        ----------
+        seen : (i, j, k) ndarray
+            H x.
+
+        Returns
+        -------
+        (i, j, k) ndarray
+            H x − y; of magnitudes, of what they say about a signal near H x.
+        """
+        if self.no_signal is None:
+            return np.asarray(seen - self.volume)
+        low, near = (torch.from_numpy(np.ascontiguousarray(a)) for a in (self.volume, seen))
+        said = expected_channel(low, near, self.sigma_y, self.no_signal)
+        return np.asarray(seen - said.numpy())
 
     @property
     def around_tissue(self) -> Mask:
@@ -114,12 +138,16 @@ def measure(plan: UpsamplePlan, data: Voxels) -> Measured:
     given = plan.config.noise
     noise = _noise_of(data, needed=given is None)
     sigma = None if noise is None else noise.sigma / span
-    # Where training has no noisy air there is none: brains that were cut out, on zeros.
-    high_noise, remapped = domain.get("noise") or 0.0, False
+    high_noise, remapped, no_signal = domain.get("noise"), False, None
     if noise is not None and sigma is not None:
         warnings += [*_about_noise(noise, sigma, given), *_about_zero_filling(data)]
-        if noise.source == "air" and domain:
+        # Where training has no noisy air there is none: brains that were cut out, on zeros.
+        cut_out = high_noise is None
+        if noise.source == "air" and cut_out and plan.config.sampler == "fast" and data.min() >= 0:
+            no_signal = -intensity.low / span if domain else None
+        elif noise.source == "air" and domain:
             remapped = True
+            high_noise = high_noise or 0.0
             data = rician_remap(data, noise.sigma, high_noise * span)
             sigma = effective_noise(sigma, high_noise, _noise_gain(plan))
     mapped = ((data - np.float32(intensity.low)) / np.float32(span)).astype(np.float32)
@@ -129,6 +157,7 @@ def measure(plan: UpsamplePlan, data: Voxels) -> Measured:
         sigma_y=max(given or sigma or 0.0, _MIN_SIGMA_Y),
         noise=noise,
         remapped=remapped,
+        no_signal=no_signal,
         regions=regions(np.asarray(mapped > (intensity.foreground - intensity.low) / span)),
         warnings=tuple(warnings),
     )

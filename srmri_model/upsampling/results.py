@@ -71,12 +71,12 @@ def combine(drawing: Drawing, measured: Measured, parts: Parts, progress: Progre
     config = drawing.plan.config
     degrade = drawing.operator().to(device="cpu")
     first = draw_volume(drawing, measured.volume, 0, parts, progress=progress)
-    residual = _forward(degrade, first) - measured.volume
+    residual = measured.residual(_forward(degrade, first))
     chi2 = [_chi2(residual, measured)]
     mean, squares = first.copy() if config.samples > 1 else first, np.zeros_like(first)
     for number in range(1, config.samples):
         volume = draw_volume(drawing, measured.volume, number, parts, progress=progress)
-        chi2.append(_chi2(_forward(degrade, volume) - measured.volume, measured))
+        chi2.append(_chi2(measured.residual(_forward(degrade, volume)), measured))
         # Welford's update: the spread without holding all draws.
         step = volume - mean
         mean += step / (number + 1)
@@ -85,7 +85,7 @@ def combine(drawing: Drawing, measured: Measured, parts: Parts, progress: Progre
     std = scale * np.sqrt(squares / (config.samples - 1)) if config.samples > 1 else None
     estimate = mean if config.estimate == "mean" else first
     if config.estimate == "mean":
-        residual = _forward(degrade, estimate) - measured.volume
+        residual = measured.residual(_forward(degrade, estimate))
     averaged = _forward(
         make_operator("box", drawing.plan.high_shape, drawing.plan.factors), estimate
     )

@@ -47,8 +47,12 @@ class NoiseTable:
 
     @property
     def score(self) -> float:
-        """Mean over levels of the foreground's error in dB; lower is better."""
-        return float(np.mean(10 * np.log10(np.maximum(self.foreground, 1e-12))))
+        """Mean of the foreground's error in dB over levels up to 1; lower is better.
+
+        Beyond that level, at which images in [0, 1] are lost, errors differ by chance.
+        """
+        errors = [e for s, e in zip(self.sigmas, self.foreground, strict=True) if s <= 1]
+        return float(np.mean(10 * np.log10(np.maximum(errors or self.foreground, 1e-12))))
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as plain JSON types.

@@ -9,7 +9,7 @@ from srmri_data.safe_io import sha256_file
 
 NAME = "mouse-t2w"
 """What it knows: brains of mice, T2-weighted, at 0.15 mm."""
-SHA256 = "0" * 64
+SHA256 = "c67e121d86eb88181b54ddcde896deb8eac7eb282c2e487d34c8fbc9654bac16"
 """Of its file."""
 FOLDER = Path(__file__).resolve().parent
 

@@ -46,7 +46,11 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, size: int, scale: float) -> None:
         super().__init__()
-        self.register_buffer("frequencies", torch.randn(size) * scale)
+        frequencies = torch.empty(size)
+        # Random numbers on the meta device would import torch's compiler, which takes seconds.
+        if not frequencies.is_meta:
+            frequencies.normal_(0, scale)
+        self.register_buffer("frequencies", frequencies)
 
     def forward(self, log_sigma: Sigmas) -> Embedding:
         """Embed log σ.
@@ -366,7 +370,8 @@ class NCSNpp(nn.Module):
         self.fourier = FourierEmbedding(nf, config.fourier_scale)
         self.embed_in = nn.Linear(2 * nf, 4 * nf)
         self.embed_out = nn.Linear(4 * nf, 4 * nf)
-        self.planes = nn.Embedding(config.n_planes, 4 * nf) if config.n_planes else None
+        labels = torch.zeros(config.n_planes, 4 * nf)
+        self.planes = nn.Embedding.from_pretrained(labels, freeze=False) if len(labels) else None
         image_channels = config.in_channels * config.patch**2
         self.conv_in = nn.Conv2d(image_channels, nf, 3, padding=1)
 
@@ -465,8 +470,6 @@ def build_network(
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 _initialise(module)
-            elif isinstance(module, nn.Embedding):
-                nn.init.zeros_(module.weight)
         # Every block starts as its shortcut, and the network as zero. Exact zeros: the 1e-5 of
         # the public code makes a fresh network compute with denormal numbers.
         for module in network.modules():

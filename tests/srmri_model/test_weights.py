@@ -62,7 +62,8 @@ def test_another_file_or_none_is_refused(tmp_path, monkeypatch):
 def test_upsampling_takes_it_by_default_and_says_so(tmp_path):
     affine = np.diag([0.3, 0.15, 0.3, 1.0])
     low = scan(tmp_path / "lr.nii.gz", 1000 * ball((16, 4, 16)), affine)
-    arguments = ["upsample", str(low), str(tmp_path / "sr"), "--steps", "2", "--force", "-q"]
+    arguments = ["upsample", str(low), str(tmp_path / "sr"), "--steps", "2"]
+    arguments += ["--noise", "0.02", "--force", "-q"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.stderr
     assert f"{weights.NAME}.safetensors, which comes with srmri" in result.stdout

@@ -370,8 +370,9 @@ class NCSNpp(nn.Module):
         self.fourier = FourierEmbedding(nf, config.fourier_scale)
         self.embed_in = nn.Linear(2 * nf, 4 * nf)
         self.embed_out = nn.Linear(4 * nf, 4 * nf)
-        labels = torch.zeros(config.n_planes, 4 * nf)
-        self.planes = nn.Embedding.from_pretrained(labels, freeze=False) if len(labels) else None
+        labels, size = config.n_planes, 4 * nf
+        zeros = torch.zeros(labels, size)
+        self.planes = nn.Embedding(labels, size, _weight=zeros) if labels else None
         image_channels = config.in_channels * config.patch**2
         self.conv_in = nn.Conv2d(image_channels, nf, 3, padding=1)
 

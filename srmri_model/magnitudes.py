@@ -40,8 +40,8 @@ def expected_channel(
     Examples
     --------
     >>> signal = torch.tensor([1.0, -1.0, 0.0])
-    >>> expected_channel(torch.ones(3), signal, 0.1).mul(1e3).round().div(1e3).tolist()
-    [0.995, -0.995, 0.0]
+    >>> expected_channel(torch.ones(3), signal, 0.1)
+    tensor([ 0.9950, -0.9950,  0.0000])
     """
     m = (magnitude - no_signal).clamp(min=0)
     concentration = m * (signal - no_signal) / noise**2

@@ -99,12 +99,9 @@ def run(job: Job) -> list[dict[str, Any]]:
                 with_lesions, setting=free, centres=centres, diameter=diameter, contrast=contrast
             )
             ill = Setting(replace(job, label=f"{job.label}-lesions"), edit)
-            # On the scale of the animal without a lesion.
-            shift = np.float32((ill.zero - free.zero) / free.span)
-            scale = np.float32(ill.span / free.span)
-            drawn = np.stack([ill.draw(number)[0] * scale + shift for number in range(job.samples)])
-            put = of(ill.stack(ill.truth) * scale + shift) - of(free.stack(free.truth))
-            rival = ill.context()["rival zero-filled"] * scale + shift
+            drawn = np.stack([ill.draw(number)[0] for number in range(job.samples)])
+            put = of(ill.stack(ill.truth)) - of(free.stack(free.truth))
+            rival = ill.context()["rival zero-filled"]
             methods = {
                 "zero-filled": (rival[None], filled[None]),
                 "single draw": (drawn, plain),

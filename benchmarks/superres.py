@@ -28,6 +28,8 @@ from srmri_data.choices import Plane, SamplerName, SlicePlanes
 
 NOISES = (0.01, 0.025)
 Image = NDArray[np.float32]
+FIGURES = ("chi2", "air bias", "nfe", "nbe", "seconds")
+"""Kept of every draw: χ²/m in LR's eroded foreground, mean residual in air over σ_y, cost."""
 MIN_SHARE = 0.05
 """Share of foreground below which slices are not looked at."""
 
@@ -185,8 +187,8 @@ class Setting:
             found[f"rival {name}"] = self.stack(volume)
         return found
 
-    def draw(self, number: int) -> tuple[Image, float, dict[str, float]]:
-        """One draw of the chosen slices, its χ²/m, and what it cost."""
+    def draw(self, number: int) -> tuple[Image, dict[str, float]]:
+        """One draw of the chosen slices, how it explains LR, and what it cost."""
         began = time.perf_counter()
         if self.job.planes == "3":
             volume, trace = self._draw_volume(number)
@@ -199,15 +201,22 @@ class Setting:
         seconds = time.perf_counter() - began
         import torch
 
-        inside = np.transpose(self.measured.regions.foreground, axes)
+        kinds = self.measured.regions
+        parts = [np.transpose(a, axes) for a in (kinds.foreground, kinds.background)]
         low = np.transpose(self.measured.volume, axes)
         if self.job.planes == "single":
-            low, inside = low[self.chosen], inside[self.chosen]
+            low, *parts = (a[self.chosen] for a in (low, *parts))
         seen = operator.forward(torch.from_numpy(np.ascontiguousarray(volume))).numpy()
-        residual = replace(self.measured, volume=low).residual(seen)[inside]
-        chi2 = float(np.mean((residual.astype(np.float64) / self.measured.sigma_y) ** 2))
+        residual = replace(self.measured, volume=low).residual(seen).astype(np.float64)
+        residual /= self.measured.sigma_y
+        foreground, background = (residual[part] for part in parts)
         slices = volume if self.job.planes == "single" else self.stack(volume)
-        return self.as_truth(slices), chi2, {**trace, "seconds": seconds}
+        return self.as_truth(slices), {
+            "chi2": float(np.mean(foreground**2)),
+            "air bias": float(background.mean()),
+            **trace,
+            "seconds": seconds,
+        }
 
     def _draw_slices(self, number: int) -> tuple[Image, dict[str, float]]:
         import torch
@@ -257,9 +266,9 @@ def run(job: Job) -> str:
     if not (job.folder / "context.npz").exists():
         np.savez(job.folder / "context.npz", **setting.context())
     for number in missing:
-        slices, chi2, cost = setting.draw(number)
+        slices, found = setting.draw(number)
         partial = job.folder / f"partial-{number}.npz"
-        figures = np.array([chi2, cost["nfe"], cost["nbe"], cost["seconds"]])
+        figures = np.array([found[name] for name in FIGURES])
         np.savez(partial, slices=slices, figures=figures)
         partial.rename(job.folder / f"d{number}.npz")
     return f"{job.folder}: {len(missing)} draws"
@@ -297,7 +306,7 @@ def judged(folder: Path, scale: float) -> dict[str, Any]:
     paths = sorted(folder.glob("d*.npz"), key=lambda path: int(path.stem[1:]))
     drawn = [dict(np.load(path)) for path in paths]
     samples: Image = np.stack([d["slices"] for d in drawn])
-    chi2, nfe, nbe, seconds = np.mean([d["figures"] for d in drawn], axis=0).tolist()
+    figures = dict(zip(FIGURES, np.mean([d["figures"] for d in drawn], axis=0), strict=True))
     truth, inside, eroded = context["truth"], context["inside"], context["eroded"]
 
     def over_slices(images: Image, *, perceptual: bool = True) -> dict[str, float]:
@@ -328,14 +337,12 @@ def judged(folder: Path, scale: float) -> dict[str, Any]:
         "rivals": rivals,
         "single": single,
         "mean": over_slices(samples[:8].mean(axis=0)),
-        "chi2": chi2,
         "coverage": coverage(samples, truth, inside) if several else math.nan,
         "coverage scaled": coverage(samples, truth, inside, scale=scale) if several else math.nan,
         "std scale": fit_std_scale(samples, truth, inside) if several else math.nan,
         "z ratio": float(np.mean([change(s) for s in samples])) / change(truth) if pairs else 0.0,
-        "nfe": nfe,
-        "nbe": nbe,
-        "seconds": seconds / len(truth),
+        **{name: float(value) for name, value in figures.items()},
+        "seconds": float(figures["seconds"]) / len(truth),
         "sigma_y": float(context["sigma_y"]),
         "draws": len(samples),
     }
@@ -374,7 +381,16 @@ def summary(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         choose = min if measure.startswith("lpips") else max
         best[measure] = choose(found, key=found.__getitem__)
     gains = [a["mean"]["psnr"] - a["rivals"][best["psnr"]]["psnr"] for a in animals]
-    plain = ("chi2", "coverage", "coverage scaled", "std scale", "z ratio", "nfe", "nbe")
+    plain = (
+        "chi2",
+        "air bias",
+        "coverage",
+        "coverage scaled",
+        "std scale",
+        "z ratio",
+        "nfe",
+        "nbe",
+    )
     return {
         "animals": len(animals),
         "draws": min(a["draws"] for a in animals),
@@ -407,9 +423,10 @@ def show(found: Mapping[str, Any]) -> None:
         f"mean of 8 gains {found['gain_of_mean_db']:.2f} dB"
     )
     print(
-        f"χ²/m {found['chi2']:.3f} · coverage {found['coverage']:.3f}, scaled "
-        f"{found['coverage scaled']:.3f} (scale {found['std scale']:.3f}) · z ratio "
-        f"{found['z ratio']:.2f} · {found['nfe']:.0f} + {found['nbe']:.0f} evaluations · "
+        f"χ²/m {found['chi2']:.3f} · air bias {found['air bias']:+.2f} σ · coverage "
+        f"{found['coverage']:.3f}, scaled {found['coverage scaled']:.3f} (scale "
+        f"{found['std scale']:.3f}) · z ratio {found['z ratio']:.2f} · "
+        f"{found['nfe']:.0f} + {found['nbe']:.0f} evaluations · "
         f"{found['seconds']:.2f} s an image · σ_y found {found['sigma_y']:.4f}"
     )
 

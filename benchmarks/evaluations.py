@@ -1,0 +1,292 @@
+"""How many network evaluations every sampler needs, with one model on the same slices and seeds.
+
+``python -m benchmarks.evaluations sample --model M --data FOLDER --split splits.json --out WORK``
+first draws the ``tune`` animals with every step size ρ, then the ``test`` animals with the ρ that
+was best there. Cells are kept in WORK and never drawn twice; several of these processes may work
+side by side, each on one thread. ``… report --out WORK`` prints the tables and draws the figure.
+
+Slices are coronal, half the k-space in plane, as in `benchmarks.superres`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.superres import Job, Setting, mean_of, measures
+from srmri_data.choices import SamplerName
+
+SIGMA_Y = 0.01
+RHOS = (0.1, 0.3, 1.0, 2.0, 4.0)
+LONG = 2000
+"""Levels of the paper, at which ρ is the best at `SHORT` levels, a half or a quarter of it."""
+SHORT = 240
+TUNE_SLICES, TEST_SLICES = 1, 2
+FAST_STEPS = (5, 10, 20, 50)
+GUIDED_STEPS = (60, SHORT, LONG)
+RESAMPLED = 10_000
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sampler with its settings.
+
+    Parameters
+    ----------
+    family : str
+        Name of its curve.
+    sampler : str
+        As in `srmri_model.samplers.SAMPLERS`.
+    steps : int
+        Noise levels.
+    settings : tuple of (str, value)
+        What differs from the defaults.
+    """
+
+    family: str
+    sampler: SamplerName
+    steps: int
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name of its folder."""
+        parts = [self.family.replace(" ", "-").replace(",", ""), f"N{self.steps}"]
+        return "-".join([*parts, *(f"{name}{value:g}" for name, value in self.settings)])
+
+
+PAPER = Method("paper, k = 2", "paper", SHORT)
+DPS = Method("dps", "dps", SHORT)
+GUIDED = (PAPER, DPS)
+PLAIN = (
+    *(Method("fast", "fast", steps) for steps in FAST_STEPS),
+    *(Method("score-sde", "score-sde", steps) for steps in (60, SHORT)),
+    *(Method("ddnm", "ddnm", steps) for steps in (20, 100)),
+    *(Method("diffpir", "diffpir", steps) for steps in (20, 100)),
+)
+EVERY_K = (
+    *(Method(f"paper, k = {k}", "paper", SHORT, (("k", k),)) for k in (1, 3, 4, 5)),
+    Method("paper, k = 2, no fusion", "paper", SHORT, (("fusion", False),)),
+)
+"""At ρ of `PAPER`: the rows of the paper's Table 4."""
+
+
+def with_rho(method: Method, steps: int, rho: float) -> Method:
+    """Set the number of levels and the step size."""
+    return replace(method, steps=steps, settings=(*method.settings, ("rho", rho)))
+
+
+class Cells:
+    """Folder of everything that was drawn.
+
+    Parameters
+    ----------
+    out : Path
+        The folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def folder(self, method: Method, role: str) -> Path:
+        """Where a method's slices are."""
+        return self.out / role / method.label
+
+    def rows(self, method: Method, role: str) -> list[dict[str, Any]]:
+        """Figures of a method's slices, in a fixed order."""
+        paths = sorted(self.folder(method, role).glob("*.json"))
+        return [json.loads(path.read_text()) for path in paths]
+
+    def candidates(self, method: Method, steps: int) -> tuple[float, ...]:
+        """Return the step sizes to try; none while those of fewer levels are not judged."""
+        if steps <= SHORT:
+            return RHOS
+        best = self.tuned(method, SHORT)
+        return () if best is None else (best, best / 2, best / 4)
+
+    def tuned(self, method: Method, steps: int) -> float | None:
+        """Return the best ρ on `tune`, None while it is not known.
+
+        That is the one of lowest LPIPS among those within 0.3 dB of the best PSNR: with either
+        alone a step size can win that the other finds poor.
+        """
+        found = {}
+        for rho in self.candidates(method, steps):
+            rows = self.rows(with_rho(method, steps, rho), "tune")
+            if len(rows) < 2 * TUNE_SLICES:
+                return None
+            found[rho] = mean_of(row["figures"] for row in rows)
+        if not found:
+            return None
+        most = max(figures["psnr"] for figures in found.values())
+        near = [rho for rho, figures in found.items() if figures["psnr"] >= most - 0.3]
+        return min(near, key=lambda rho: found[rho]["lpips"])
+
+
+def work(cells: Cells) -> Iterator[tuple[Method, str]]:
+    """Name what there is to draw, the paper's first; what depends on ρ follows its tuning."""
+    yield from ((method, "test") for method in PLAIN if method.sampler == "fast")
+    for method in GUIDED:
+        for steps in GUIDED_STEPS:
+            yield from (
+                (with_rho(method, steps, rho), "tune") for rho in cells.candidates(method, steps)
+            )
+        for steps in GUIDED_STEPS:
+            if (rho := cells.tuned(method, steps)) is not None:
+                yield with_rho(method, steps, rho), "test"
+    if (best := cells.tuned(PAPER, SHORT)) is not None:
+        yield from ((with_rho(row, SHORT, best), "test") for row in EVERY_K)
+    yield from ((method, "test") for method in PLAIN)
+
+
+def spread(truth: NDArray[np.float32], count: int) -> list[int]:
+    """Numbers of slices, evenly spread over those with tissue."""
+    filled = [n for n, image in enumerate(truth) if (image > 0).mean() >= 0.05]
+    return [filled[int((n + 0.5) / count * len(filled))] for n in range(count)]
+
+
+class Animals:
+    """The degraded animals, each made when it is first asked for."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.split = json.loads(options.split.read_text())
+        self.settings = functools.cache(self._setting)
+
+    def slices(self, role: str) -> Iterator[tuple[str, int]]:
+        """Subject and running number of every slice."""
+        count = TUNE_SLICES if role == "tune" else TEST_SLICES
+        for subject in self.split[role]:
+            yield from ((subject, number) for number in range(count))
+
+    def _setting(self, subject: str, role: str) -> Setting:
+        path = next(
+            p for p in sorted(self.options.data.glob("*.nii*")) if f"tp3_{subject}_" in p.name
+        )
+        setting = Setting(
+            Job(
+                volume=path, subject=subject, sigma_y=SIGMA_Y, model=self.options.model,
+                out=self.options.out / f"low-{os.getpid()}", label="low", planes="single",
+                plane="coronal", sampler="fast", steps=None, settings={}, samples=1, slices=2,
+                noise=None,
+            )
+        )  # fmt: skip
+        count = TUNE_SLICES if role == "tune" else TEST_SLICES
+        setting.chosen = spread(setting.truth.transpose(setting.axes), count)
+        return setting
+
+    def draw(self, method: Method, role: str, subject: str, number: int) -> dict[str, Any]:
+        """One slice by one method, judged."""
+        import torch
+
+        from srmri_model.samplers import SAMPLERS, sample
+        from srmri_model.samplers.settings import within
+        from srmri_model.upsampling.noise import SliceNoise
+
+        setting = self.settings(subject, role)
+        drawing, n = setting.drawing, setting.chosen[number]
+        (denoiser,) = drawing.on_planes()
+        low = np.ascontiguousarray(np.transpose(setting.measured.volume, denoiser.axes)[n])
+        chosen = replace(SAMPLERS[method.sampler].settings, steps=method.steps)
+        chosen = replace(chosen, **dict(method.settings))
+        operator = drawing.operator(denoiser.axes[1:])
+        began = time.process_time()
+        drawn, trace = sample(
+            method.sampler,
+            denoiser,
+            torch.from_numpy(low)[None, None],
+            operator,
+            sigma_y=drawing.sigma_y,
+            generator=SliceNoise(0, 0, [n]),
+            settings=within(chosen, drawing.plan.network.sigma_max),
+            variance=drawing.variance_in((n,), denoiser.axes),
+            no_signal=drawing.no_signal,
+        )
+        seconds = time.process_time() - began
+        truth = setting.truth.transpose(setting.axes)[n]
+        image = setting.as_truth(drawn[0, 0].numpy())
+        seen = operator.forward(drawn)[0, 0].numpy()
+        region = np.transpose(setting.measured.regions.foreground, denoiser.axes)[n]
+        residual = replace(setting.measured, volume=low).residual(seen)[region]
+        return {
+            "family": method.family,
+            "steps": method.steps,
+            "settings": dict(method.settings),
+            "subject": subject,
+            "slice": n,
+            "nfe": trace.nfe,
+            "nbe": trace.nbe,
+            "seconds": seconds,
+            "chi2": float(np.mean((residual / setting.measured.sigma_y) ** 2)),
+            "figures": measures(image, truth, truth > 0, perceptual=True),
+        }
+
+
+def claimed(path: Path) -> bool:
+    """Take a cell, unless it is done or another process that still runs has taken it."""
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    claim = path.with_suffix(".claim")
+    try:
+        with open(claim, "x") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        try:
+            os.kill(int(claim.read_text() or 0), 0)
+        except (ValueError, ProcessLookupError, FileNotFoundError):
+            claim.write_text(str(os.getpid()))
+            return True
+        return False
+    return True
+
+
+def sample_all(options: argparse.Namespace) -> None:
+    """Draw what is missing, until nothing is."""
+    import torch
+
+    torch.set_num_threads(1)
+    animals, cells = Animals(options), Cells(options.out)
+    while (cell := next(_open_cells(animals, cells), None)) is not None:
+        method, role, subject, number, path = cell
+        row = animals.draw(method, role, subject, number)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(row))
+        partial.rename(path)
+        path.with_suffix(".claim").unlink()
+        print(f"{path.relative_to(options.out)} {row['seconds']:.1f} s", flush=True)
+
+
+def _open_cells(animals: Animals, cells: Cells) -> Iterator[tuple[Method, str, str, int, Path]]:
+    for method, role in work(cells):
+        for subject, number in animals.slices(role):
+            path = cells.folder(method, role) / f"{subject}-{number}.json"
+            if claimed(path):
+                yield method, role, subject, number, path
+
+
+def main() -> None:
+    """Draw, or report."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    draw = commands.add_parser("sample", help="draw what is missing")
+    draw.add_argument("--data", type=Path, required=True, help="folder of the HR volumes")
+    draw.add_argument("--split", type=Path, required=True, help="JSON with lists of subjects")
+    draw.add_argument("--model", type=Path, required=True)
+    draw.add_argument("--out", type=Path, required=True, help="folder of the cells")
+    options = parser.parse_args()
+    sample_all(options)
+
+
+if __name__ == "__main__":
+    main()

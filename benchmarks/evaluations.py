@@ -341,10 +341,10 @@ def report(cells: Cells, figure: Path | None) -> None:
     table = test_table(cells)
     print(f"\n{'':28s}{'ρ':>6s}   PSNR   SSIM  LPIPS   χ²/m    nfe    nbe  seconds")
     for f in table:
-        rho = dict(f["method"].settings).get("rho")
+        step_size = dict(f["method"].settings).get("rho")
         print(
             f"{f['method'].family + ', N ' + str(f['method'].steps):28s}"
-            f"{'–' if rho is None else format(rho, 'g'):>6s}"
+            f"{'–' if step_size is None else format(step_size, 'g'):>6s}"
             f"{f['psnr']:7.2f}{f['ssim']:7.3f}{f['lpips']:7.4f}{f['chi2']:7.2f}"
             f"{f['nfe']:7.0f}{f['nbe']:7.0f}{f['seconds']:9.1f}"
         )
@@ -353,9 +353,9 @@ def report(cells: Cells, figure: Path | None) -> None:
         curves.setdefault(f["method"].family, []).append(f)
     for rival in (f for name in ("paper, k = 2", "dps") for f in curves.get(name, [])):
         print()
+        name = f"{rival['method'].family}, N {rival['method'].steps}"
         for f in curves.get("fast", []):
-            steps = f"{rival['method'].family}, N {rival['method'].steps}"
-            print(f"fast, N {f['method'].steps} − {steps}: {against(f, rival)}")
+            print(f"fast, N {f['method'].steps} − {name}: {against(f, rival)}")
         reached = cheapest(curves["fast"], rival["psnr"], rival["lpips"])
         if reached is not None:
             spent, own = (f["nfe"] + f["nbe"] for f in (rival, reached))

@@ -215,9 +215,12 @@ def compute(
         Loading and training of networks are not part of its time.
     """
     method.network(models)
-    began = clock()
-    drawn, peak = peak_of(lambda: method(task, models, seed, progress))
-    seconds = clock() - began
+
+    def timed() -> tuple[Drawn, float]:
+        began = clock()
+        return method(task, models, seed, progress), clock() - began
+
+    (drawn, seconds), peak = peak_of(timed)
     pair = task.pair
     kind = getattr(method, "operator", None)
     return Cell(

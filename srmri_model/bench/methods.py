@@ -276,7 +276,7 @@ class ZeroShot:
             factor=round(rows),
             steps=self.kernel_steps,
             seed=seed,
-            progress=lambda done, _: progress(done, total),
+            progress=lambda _stage, done, _total: progress(done, total),
         )
         image = zssr(
             low,
@@ -285,7 +285,7 @@ class ZeroShot:
             grid=task.physics.grid,
             steps=self.steps,
             seed=seed,
-            progress=lambda done, _: progress(self.kernel_steps + done, total),
+            progress=lambda _stage, done, _total: progress(self.kernel_steps + done, total),
         )
         rows, cols = task.high_shape
         return Drawn(np.ascontiguousarray(image[:rows, :cols], dtype=np.float32))

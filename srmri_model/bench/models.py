@@ -1,0 +1,261 @@
+"""Networks the tables need: the score model, and the supervised ones, trained or loaded."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from srmri_data.choices import ANATOMICAL
+from srmri_data.errors import SrmriError
+from srmri_data.safe_io import read_json, sha256_file, write_json
+from srmri_model.bench.methods import ScoreModel, Upscales
+from srmri_model.bench.plan import TablesConfig
+from srmri_model.checkpoints import load_denoiser, read_description
+from srmri_model.operators import make_operator
+from srmri_model.samplers import VarianceTable
+from srmri_model.training.domain import denoising_residual, judge_residuals
+from srmri_model.training.pairs import Degradation, PairData, Pairs
+from srmri_model.training.slices import plane_index
+from srmri_model.training.validation import spread
+from srmri_model.upsampling.plan import background_table, noise_table
+from srmri_model.weights import bundled_weights
+
+Progress = Callable[[str, int, int], None]
+
+_CHECKED = 8
+
+
+def load_score(path: Path) -> ScoreModel:
+    """Read a score model with what it knows of itself.
+
+    Parameters
+    ----------
+    path : Path
+        Its checkpoint.
+
+    Returns
+    -------
+    ScoreModel
+        On the CPU.
+    """
+    # A network computes its smallest numbers several times slower otherwise.
+    torch.set_flush_denormal(True)
+    network, metadata = read_description(path)
+    table, background = noise_table(metadata), background_table(metadata)
+    return ScoreModel(
+        denoiser=load_denoiser(path),
+        n_planes=network.n_planes,
+        sigma_max=network.sigma_max,
+        variance=None if table is None else VarianceTable(*table),
+        background=None if background is None else VarianceTable(*background),
+        std_scale=float(metadata.get("std_scale") or 1.0),
+        sha256=sha256_file(path),
+    )
+
+
+def misfit(path: Path, pairs: Pairs) -> str:
+    """Tell why a score model is not one for these images.
+
+    Parameters
+    ----------
+    path : Path
+        Its checkpoint.
+    pairs : Pairs
+        Pairs that are not for testing.
+
+    Returns
+    -------
+    str
+        What `srmri upsample` would refuse; empty if nothing.
+    """
+    network, metadata = read_description(path)
+    (plane,) = {pairs[0]["plane"]}
+    if network.n_planes and plane not in ANATOMICAL:
+        return f"it knows {', '.join(ANATOMICAL)} slices, and these are {plane}"
+    known = metadata.get("planes")
+    if known and plane not in known:
+        return f"it knows {', '.join(known)} slices, and these are {plane}"
+    domain = metadata.get("domain") or {}
+    if not domain.get("residual"):
+        return ""
+    denoiser, sigma = load_denoiser(path), float(domain["residual"]["sigma"])
+    values, factors = [], (1.0, 1.0)
+    for number in spread(len(pairs), _CHECKED):
+        pair = pairs[number]
+        factors = pair["factor"]
+        rows, cols = pair["high_res"].shape
+        found = denoising_residual(
+            denoiser,
+            torch.from_numpy(pair["low_res"]),
+            make_operator("kspace", (rows, cols), factors),
+            sigma,
+            key=number,
+            label=plane_index([plane], network.n_planes),
+        )
+        if found is not None:
+            values.append(found)
+    text, refused = judge_residuals(values, domain, factors)
+    return text if refused else ""
+
+
+@dataclass(eq=False)
+class Trained:
+    """Networks by name, each loaded or trained when it is first asked for.
+
+    A network that could not be trained is not tried again.
+
+    Parameters
+    ----------
+    data : sequence of str
+        As `srmri train --data` takes them.
+    split : Path or None
+        Who trains.
+    out : Path
+        Folder of the models' runs.
+    config : TablesConfig
+        Budget and physics.
+    pairs : PairData
+        The same data as pairs.
+    weights : Path or None
+        Score model; None trains one.
+    degradation : Degradation or None
+        What makes LR; None for pairs that were acquired.
+    progress : callable
+        Called as ``progress(stage, done, total)``.
+    """
+
+    data: Sequence[str]
+    split: Path | None
+    out: Path
+    config: TablesConfig
+    pairs: PairData
+    weights: Path | None
+    degradation: Degradation | None
+    progress: Progress
+    trained: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _score: ScoreModel | None = None
+    _upscalers: dict[str, tuple[Upscales, str]] = field(default_factory=dict)
+    _failed: dict[str, SrmriError] = field(default_factory=dict)
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of a network's run: another one for another budget or other data.
+
+        Parameters
+        ----------
+        name : str
+            Of the network.
+
+        Returns
+        -------
+        Path
+            Under `out`.
+        """
+        facts = (self.pairs.fingerprint, self.config.budget, self.config.seed, self.config.plane)
+        return self.out / f"{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}"
+
+    def score_path(self) -> Path:
+        """Return the score model's file.
+
+        Returns
+        -------
+        Path
+            The one that was given, or that of a model that is trained first.
+
+        Raises
+        ------
+        SrmriError
+            If it could not be trained.
+        """
+        return self.weights or self._once("score", self._train_score)
+
+    def score(self) -> ScoreModel:
+        """Return the score model.
+
+        Returns
+        -------
+        ScoreModel
+            Trained on HR slices if none was given.
+
+        Raises
+        ------
+        SrmriError
+            If it could not be trained.
+        """
+        if self._score is None:
+            self._score = load_score(self.score_path())
+        return self._score
+
+    def upscaler(self, name: str) -> tuple[Upscales, str]:
+        """Return a supervised network.
+
+        Parameters
+        ----------
+        name : str
+            One of `srmri_model.baselines.SUPERVISED`.
+
+        Returns
+        -------
+        network : callable
+            LR images to HR images.
+        sha256 : str
+            Of its file.
+
+        Raises
+        ------
+        SrmriError
+            If it could not be trained.
+        """
+        from srmri_model.baselines import load_upscaler
+
+        if name not in self._upscalers:
+            path = self._once(name, functools.partial(self._train_upscaler, name))
+            self._upscalers[name] = (load_upscaler(path), sha256_file(path))
+        return self._upscalers[name]
+
+    def _once(self, name: str, train: Callable[[Path], dict[str, Any]]) -> Path:
+        """Train into a folder, or use what is finished there."""
+        if name in self._failed:
+            raise self._failed[name]
+        folder = self.folder(name)
+        path, done = folder / "model.safetensors", folder / "bench.json"
+        if not (path.is_file() and done.is_file()):
+            try:
+                summary = train(folder)
+            except SrmriError as error:
+                self._failed[name] = error
+                raise
+            write_json(done, summary)
+        self.trained[name] = read_json(done)
+        return path
+
+    def _train_score(self, folder: Path) -> dict[str, Any]:
+        from srmri_model.train import run_training
+        from srmri_model.training.config import TrainConfig
+
+        config = TrainConfig.for_preset(
+            "tiny", plane=self.config.plane, minutes=self.config.budget, seed=self.config.seed
+        )
+        summary = run_training(
+            self.data,
+            folder,
+            config,
+            split=self.split,
+            resume=True,
+            progress=self._shown("score"),
+        )
+        return {name: summary[name] for name in ("params", "steps", "seconds")}
+
+    def _train_upscaler(self, name: str, folder: Path) -> dict[str, Any]:
+        raise NotImplementedError(name)
+
+    def _shown(self, name: str) -> Callable[[Status], None]:
+        def show(status: Status) -> None:
+            self.progress(f"train {name}", int(status.done), max(1, int(status.total)))
+
+        return show

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srmri_data.reports.figures import PALETTE, Chart, Palette, png, svg
+from srmri_data.reports.figures import PALETTE, Chart, Palette, new_figure, png, svg
 from srmri_data.reports.html import render
 from srmri_data.safe_io import atomic_write, write_text
 from srmri_model.checkpoints import load_denoiser
@@ -208,16 +208,8 @@ def _charts(out: Path) -> list[Chart]:
     return charts
 
 
-def _figure(width: int, height: int) -> Figure:
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=6 / 72, h_pad=6 / 72)
-    return Figure(figsize=(width / 72, height / 72), layout=layout)
-
-
 def _draw_loss(rows: Sequence[Mapping[str, float]], palette: Palette, width: int) -> Figure:
-    figure = _figure(width, 300)
+    figure = new_figure(width, 300)
     axes = figure.subplots()
     steps = np.array([row["step"] for row in rows])
     loss = np.array([row["loss"] for row in rows])
@@ -234,7 +226,7 @@ def _draw_loss(rows: Sequence[Mapping[str, float]], palette: Palette, width: int
 
 
 def _draw_gain(rows: Sequence[Mapping[str, float]], palette: Palette, width: int) -> Figure:
-    figure = _figure(width, 300)
+    figure = new_figure(width, 300)
     axes = figure.subplots()
     steps = sorted({row["step"] for row in rows})
     shown = list(dict.fromkeys([steps[0], steps[len(steps) // 2], steps[-1]]))
@@ -253,7 +245,7 @@ def _draw_gain(rows: Sequence[Mapping[str, float]], palette: Palette, width: int
 
 
 def _draw_error(rows: Sequence[Mapping[str, float]], palette: Palette, width: int) -> Figure:
-    figure = _figure(width, 300)
+    figure = new_figure(width, 300)
     axes = figure.subplots()
     last = max(row["step"] for row in rows)
     for name, colour, line in (
@@ -275,7 +267,7 @@ def _draw_error(rows: Sequence[Mapping[str, float]], palette: Palette, width: in
 
 
 def _draw_progress(rows: Sequence[Mapping[str, float]], palette: Palette, width: int) -> Figure:
-    figure = _figure(width, 300)
+    figure = new_figure(width, 300)
     axes = figure.subplots()
     steps = sorted({row["step"] for row in rows})
     scores = [np.mean(10 * np.log10(_columns(rows, step, "foreground")[1])) for step in steps]

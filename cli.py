@@ -2224,6 +2224,132 @@ def bench_testbed(
         _stderr().print(f"written: {out}", markup=False)
 
 
+@bench.command(
+    "tables",
+    epilog="Examples: srmri bench tables --smoke --out smoke · srmri bench tables --data mice/ "
+    "--split splits.json --out tables --budget 30 · srmri bench tables --data dataset --out tables "
+    "--methods fast,rcan --slices 4",
+)
+def bench_tables(
+    *,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="HR volumes or folders of them, or one exported dataset or Hub id "
+            "(user/name@revision). Repeatable. With --smoke: none is the phantom."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of cells, models and results.")],
+    split: Annotated[
+        Path | None,
+        typer.Option(help="JSON with lists of subjects: train, tune or validation, test."),
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated; default: all of docs/tables.md.")
+    ] = None,
+    subjects: Annotated[
+        str | None, typer.Option(help="Comma-separated test subjects; default: all.")
+    ] = None,
+    slices: Annotated[int | None, typer.Option(min=1, help="Slices of each subject.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Minutes of training per model; the long samplers take ten levels for each, 20 to "
+            "2000."
+        ),
+    ] = None,
+    draws: Annotated[int | None, typer.Option(min=2, help="Draws of fast-mean.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Score model. Default, and 'bundled': the package's own where it fits; else one "
+            "is trained."
+        ),
+    ] = None,
+    plane: Annotated[Plane, typer.Option(help="Plane of the slices.")] = "coronal",
+    operator: Annotated[OperatorKind, _physics("What makes LR, and what samplers assume.")] = (
+        "kspace"
+    ),
+    width: Annotated[float | None, _physics("Of box, gaussian, slice-profile; LR voxels.")] = None,
+    factor: Annotated[float, _physics("LR over HR voxel size, in both axes.", min=1)] = 2.0,
+    sigma_y: Annotated[float, _physics("Noise of the LR that is made, of HR's range.", min=0)] = (
+        0.01
+    ),
+    grid: Annotated[Grid, _physics("Where LR voxels lie on HR.")] = "voxel-centre",
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            "--smoke", help="Every method on a crop with seconds of training: shows that it runs."
+        ),
+    ] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compute the paper's tables on any data: every method, measured the same way.
+
+    Trains or loads every method, and writes results.csv, tables.md, tables.tex, index.html and
+    figures. Each result of a method on a slice is kept and not computed again: stop it at any
+    time, and call it again to go on. docs/tables.md explains the figures.
+    """
+    from srmri_model.bench.plan import TablesConfig
+
+    given = {"slices": slices, "budget": budget, "draws": draws}
+    config = TablesConfig.chosen(
+        smoke=smoke,
+        **{name: value for name, value in given.items() if value is not None},
+        plane=plane,
+        operator=operator,
+        width=width,
+        factor=factor,
+        sigma_y=sigma_y,
+        grid=grid,
+        methods=_names(methods),
+        subjects=_names(subjects),
+        seed=seed,
+    )
+    from srmri_model.bench.run import run_tables
+
+    with _progress(quiet) as progress:
+        document = run_tables(
+            data or [],
+            out,
+            config,
+            split=split,
+            weights=None if weights in (None, "bundled") else Path(weights),
+            command=["srmri", *sys.argv[1:]],
+            progress=progress,
+            warn=_warn,
+        )
+    if json_output:
+        _print_json(document)
+    else:
+        _print_tables(document)
+    if document["failures"]:
+        raise typer.Exit(ExitCode.PARTIAL)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(part for part in (text or "").replace(" ", "").split(",") if part)
+
+
+def _print_tables(document: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    columns = ("PSNR", "SSIM", "LPIPS", "χ²/m", "nfe", "nbe", "s")
+    for number, rows in document["tables"].items():
+        table = _table(("method", "left"), *((name, "right") for name in columns))
+        for row in rows:
+            figures = (("psnr", 2), ("ssim", 3), ("lpips", 3), ("chi2", 2), ("nfe", 0), ("nbe", 0))
+            shown = ["–" if row[name] is None else f"{row[name]:.{n}f}" for name, n in figures]
+            seconds = "–" if row["seconds"] is None else f"{row['seconds']:.3g}"
+            table.add_row(row["label"], *shown, seconds)
+        console.print(f"Table {number}", style="bold")
+        console.print(table)
+    for name, reason in document["failures"].items():
+        console.print(f"failed: {name}: {reason}", style="yellow", markup=False, soft_wrap=True)
+    console.print(f"page: {document['page']}", markup=False, soft_wrap=True)
+
+
 def _print_testbed(document: dict[str, Any]) -> None:
     console = Console(highlight=False)
     for sigma_y, rows in document["details"].items():

@@ -30,7 +30,7 @@ def grey(image: NDArray[Any]) -> NDArray[np.uint8]:
     >>> grey(np.array([[-1.0, 0.5, 2.0]])).tolist()
     [[0, 128, 255]]
     """
-    return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    return np.asarray(np.round(255 * np.clip(image, 0, 1)), dtype=np.uint8)
 
 
 def colour(image: NDArray[Any], name: str) -> NDArray[np.uint8]:

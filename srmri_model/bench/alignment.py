@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -16,11 +16,14 @@ from scipy import ndimage, optimize
 
 Image = Float[np.ndarray, "row col"]
 Mask = Bool[np.ndarray, "row col"]
+Values: TypeAlias = NDArray[np.float64]
 
-_ORDER = 5
+_ORDER: Literal[5] = 5
 """Of the splines that move images: those of order 3 would blur what is judged."""
 _FAR = 0.15
 """A motion by a larger share of the frame is a failure, not an alignment."""
+_STEP = 0.05
+"""Of the differences that slopes are taken from, in pixels."""
 _SMALLEST = 100
 """Pixels of foreground below which nothing is estimated."""
 
@@ -95,19 +98,24 @@ def moved(image: Image, motion: Motion) -> Image:
     """
     if motion == Motion():
         return np.asarray(image, dtype=np.float32)
+    return np.asarray(_sampled(_coefficients(image), motion), dtype=np.float32)
+
+
+def _coefficients(image: Image) -> NDArray[np.float64]:
     values = np.asarray(image, dtype=np.float64)
-    return _sampled(ndimage.spline_filter(values, _ORDER, mode="nearest"), motion)
+    return np.asarray(ndimage.spline_filter(values, _ORDER, mode="nearest"), dtype=np.float64)
 
 
-def _sampled(coefficients: NDArray[np.float64], motion: Motion) -> Image:
+def _sampled(coefficients: NDArray[np.float64], motion: Motion) -> NDArray[np.float64]:
     cosine, sine = math.cos(motion.angle), math.sin(motion.angle)
     back = np.array([[cosine, sine], [-sine, cosine]])
     middle = (np.array(coefficients.shape) - 1) / 2
-    offset = middle - back @ (middle + (motion.rows, motion.cols))
-    found = ndimage.affine_transform(
-        coefficients, back, offset, order=_ORDER, mode="nearest", prefilter=False
+    offset = middle - back @ (middle + np.array([motion.rows, motion.cols]))
+    return np.asarray(
+        ndimage.affine_transform(
+            coefficients, back, offset, order=_ORDER, mode="nearest", prefilter=False
+        )
     )
-    return np.asarray(found, dtype=np.float32)
 
 
 def find_motion(image: Image, truth: Image, inside: Mask) -> Motion:
@@ -139,28 +147,35 @@ def find_motion(image: Image, truth: Image, inside: Mask) -> Motion:
 
     if int(inside.sum()) < _SMALLEST:
         return Motion()
-    coefficients = ndimage.spline_filter(np.asarray(image, np.float64), _ORDER, mode="nearest")
+    coefficients = _coefficients(image)
     target = np.asarray(truth, dtype=np.float64)[inside]
     centred = target - target.mean()
+    # Angles are told in shifts of the frame's edge.
+    units = np.array([1.0, 1.0, 2 / max(image.shape)])
 
-    def rest(values: Sequence[float]) -> NDArray[np.float64]:
-        seen = _sampled(coefficients, Motion(*values))[inside].astype(np.float64)
-        seen -= seen.mean()
+    def motion(values: Values) -> Motion:
+        return Motion(*(values * units).tolist())
+
+    def rest(values: Values, /) -> Values:
+        seen = _sampled(coefficients, motion(values))[inside]
+        seen = seen - seen.mean()
         power = float(seen @ seen)
         return np.asarray(centred - (seen @ centred / power if power else 0.0) * seen)
+
+    def slopes(values: Values, /) -> NDArray[np.float64]:
+        steps = _STEP * np.eye(3)
+        pairs = [(rest(values + step), rest(values - step)) for step in steps]
+        return np.stack([after - before for after, before in pairs], axis=1) / (2 * _STEP)
 
     shift, _, _ = phase_cross_correlation(  # type: ignore[no-untyped-call]
         truth, image, upsample_factor=10, normalization=None
     )
-    starts = [Motion(), Motion(float(shift[0]), float(shift[1]))]
+    starts = [np.zeros(3), np.array([*shift, 0.0])]
     best = min(starts, key=lambda start: float(np.square(rest(start)).sum()))
-    # Angles are given in units that move the frame's edge by about a pixel.
-    scale = (1.0, 1.0, 2 / max(image.shape))
-    fit = optimize.least_squares(rest, best, x_scale=scale, diff_step=1e-3, max_nfev=30)
-    found = Motion(*(float(value) for value in fit.x))
-    far = max(abs(found.rows), abs(found.cols)) > _FAR * min(image.shape)
-    worse = float(np.square(fit.fun).sum()) >= float(np.square(rest(Motion())).sum())
-    return Motion() if far or worse else found
+    fit = optimize.least_squares(rest, best, jac=slopes, max_nfev=30)
+    far = float(np.abs(fit.x).max()) > _FAR * min(image.shape)
+    worse = float(np.square(fit.fun).sum()) >= float(np.square(rest(np.zeros(3))).sum())
+    return Motion() if far or worse else motion(fit.x)
 
 
 def find_gain(images: Sequence[Image], references: Sequence[Image], masks: Sequence[Mask]) -> Gain:

@@ -244,18 +244,17 @@ def compute(
         nbe=drawn.nbe,
         seconds=seconds,
         peak_mb=peak,
-        spread=_spread(drawn, task, models) if drawn.draws is not None else {},
+        spread={} if drawn.draws is None else _spread(drawn.draws, task, models),
     )
 
 
-def _spread(drawn: Drawn, task: Task, models: Models) -> dict[str, Any]:
+def _spread(draws: NDArray[np.float32], task: Task, models: Models) -> dict[str, Any]:
     """Hold the spread of draws against the error of their mean, in the foreground."""
-    assert drawn.draws is not None
     truth, inside = task.pair["high_res"], task.pair["foreground"]
-    samples, scale = drawn.draws[:, None], models.score().std_scale
+    samples, scale = draws[:, None], models.score().std_scale
     k = len(samples)
-    std = drawn.draws.std(axis=0, ddof=1)[inside].astype(np.float64) * np.sqrt(1 + 1 / k)
-    error = (drawn.image - truth)[inside].astype(np.float64)
+    std = draws.std(axis=0, ddof=1)[inside].astype(np.float64) * np.sqrt(1 + 1 / k)
+    error = (draws.mean(axis=0) - truth)[inside].astype(np.float64)
     order = np.argsort(std, kind="stable")
     bins = [part for part in np.array_split(order, _SPREAD_BINS) if part.size]
     return {

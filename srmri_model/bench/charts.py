@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _WIDE, _NARROW = 1000, 380
 _LINE = 22
+_TICKS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 _SHADES: Mapping[Family, str] = {
     "interpolation": "muted",
     "ceiling": "truth",
@@ -70,7 +71,7 @@ def charts_of(results: Results) -> list[Chart]:
         Quality against evaluations, subjects, calibration.
     """
     charts = []
-    curves = {name: points for name in ("psnr", "lpips") if (points := _points(results, name))}
+    curves = {name: points for name in _TITLES if (points := _points(results, name))}
     if curves:
         charts.append(
             Chart(
@@ -159,8 +160,10 @@ def _draw_evaluations(
                 label, mark = ("srmri fast", "o") if name == "fast" else ("SRMRI, k = 2", "s")
                 axes.plot(spent, values, color=shade, lw=2, marker=mark, ms=6, label=label)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_minor_formatter("")
+        every = [point.evaluations for points in lines.values() for point in points]
+        ticks = [tick for tick in _TICKS if min(every) / 1.3 <= tick <= 1.3 * max(every)]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
         axes.set_title(_TITLES[quality])
         axes.set_xlabel("evaluations, forward + backward")
         axes.margins(x=0.08, y=0.1)

@@ -108,7 +108,9 @@ def run_conditions(
 
 
 def _plain(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
 def machine_conditions(command: Sequence[str]) -> list[tuple[str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -216,7 +215,9 @@ class Sampled:
             nfe, nbe = nfe + trace.nfe, nbe + trace.nbe
         stack = np.stack(images)
         several = stack if self.draws > 1 else None
-        return Drawn(np.asarray(stack.mean(axis=0, dtype=np.float64), np.float32), nfe, nbe, several)
+        return Drawn(
+            np.asarray(stack.mean(axis=0, dtype=np.float64), np.float32), nfe, nbe, several
+        )
 
     def network(self, models: Models) -> str:
         """Return the score model's hash."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from srmri_model.bench.plan import TablesConfig
 from srmri_model.checkpoints import load_denoiser, read_description
 from srmri_model.operators import make_operator
 from srmri_model.samplers import VarianceTable
+from srmri_model.train import Status, run_training
+from srmri_model.training.config import TrainConfig
 from srmri_model.training.domain import denoising_residual, judge_residuals
 from srmri_model.training.pairs import Degradation, PairData, Pairs
 from srmri_model.training.slices import plane_index
 from srmri_model.training.validation import spread
 from srmri_model.upsampling.plan import background_table, noise_table
-from srmri_model.weights import bundled_weights
 
 Progress = Callable[[str, int, int], None]
 
@@ -235,9 +236,6 @@ class Trained:
         return path
 
     def _train_score(self, folder: Path) -> dict[str, Any]:
-        from srmri_model.train import run_training
-        from srmri_model.training.config import TrainConfig
-
         config = TrainConfig.for_preset(
             "tiny", plane=self.config.plane, minutes=self.config.budget, seed=self.config.seed
         )

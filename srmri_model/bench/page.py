@@ -79,21 +79,30 @@ def write_page(results: Results, out: Path) -> Path:
 
 def _verdict(results: Results) -> str:
     subjects = len({task.pair["subject"] for task in results.tasks})
-    counted = f"{len(results.cells)} methods on {len(results.tasks)} slices of {subjects} subject"
-    return counted + ("" if subjects == 1 else "s")
+    numbers = ((len(results.tasks), "slice"), (subjects, "subject"))
+    slices, of = (f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in numbers)
+    return f"{len(results.cells)} methods on {slices} of {of}"
 
 
 def _tiles(results: Results) -> list[tuple[str, str, str]]:
     """Name the best method by each measure, and what a repeat reaches."""
     rows = {row.name: row for found in results.rows.values() for row in found}
     tiles = []
-    for quality, title in (("psnr", "Best PSNR"), ("ssim", "Best SSIM"), ("lpips", "Best LPIPS")):
+    for quality in QUALITIES:
         best = best_of(list(rows.values()), quality)
         if best is not None:
-            tiles.append((title, spread_text(best.of(quality), quality).split(" ")[0], best.label))
+            tiles.append(
+                (
+                    f"Best {quality.upper()}",
+                    spread_text(best.of(quality), quality).split(" ")[0],
+                    best.label,
+                )
+            )
     if "hr-repeat" in rows:
         repeat = rows["hr-repeat"].of("psnr")
-        tiles.append(("HR repeat", spread_text(repeat, "psnr").split(" ")[0], "PSNR of a second HR scan"))
+        tiles.append(
+            ("HR repeat", spread_text(repeat, "psnr").split(" ")[0], "PSNR of a second HR scan")
+        )
     tiles.append(("Failed", str(len(results.failures)), "methods with missing cells"))
     return tiles
 
@@ -136,13 +145,11 @@ def _table(key: str, rows: Sequence[Row]) -> dict[str, Any]:
 def _rivals(rows: Sequence[Row]) -> str:
     """Say whom the differences are to."""
     best = {quality: best_of(rows, quality) for quality in ("psnr", "lpips")}
-    named = [
-        f"{quality.upper()}: {row.label}" for quality, row in best.items() if row is not None
-    ]
+    named = [f"{quality.upper()}: {row.label}" for quality, row in best.items() if row is not None]
     return "; ".join(named)
 
 
-def _coverage(results: Results) -> list[tuple[str, str, str, str]]:
+def _coverage(results: Results) -> list[tuple[str, ...]]:
     """Coverage of the 90 % interval, by subject."""
     found: dict[str, list[dict[str, Any]]] = {}
     for cell in results.cells.get("fast-mean", ()):
@@ -165,7 +172,7 @@ def _galleries(results: Results) -> list[dict[str, Any]]:
         {
             "title": f"{task.pair['subject']}, slice {task.pair['slice_index']}",
             "tiles": [
-                (tile.label, tile.caption, data_uri(tile.pixels))
+                (tile.label, tile.caption, data_uri(tile.pixels), *tile.pixels.shape[1::-1])
                 for tile in tiles_of(results, task, names)
             ],
         }

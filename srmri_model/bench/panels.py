@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from srmri_data.reports.pictures import colour, grey, png_bytes
+from srmri_data.reports.pictures import colour, grey
 from srmri_data.safe_io import atomic_write
 from srmri_model.baselines.interpolation import interpolate
 from srmri_model.bench.cells import Cell
@@ -57,11 +58,14 @@ class View(NamedTuple):
     ----------
     box : tuple of slice
         The inset.
+    white : float
+        Intensity that is shown white.
     limit : float
         Error that is shown at full colour.
     """
 
     box: tuple[slice, slice]
+    white: float
     limit: float
 
 
@@ -76,7 +80,7 @@ def view_of(task: Task) -> View:
     Returns
     -------
     View
-        Inset and limit of the error.
+        Inset and ranges.
     """
     pair = task.pair
     truth, inside = pair["high_res"], pair["foreground"]
@@ -91,8 +95,11 @@ def view_of(task: Task) -> View:
     for place, size, n in zip(middle, sizes, truth.shape, strict=True):
         start = int(min(max(0, int(place) - size // 2), n - size))
         box.append(slice(start, start + size))
-    limit = float(np.percentile(error[inside], 98)) if inside.any() else 0.0
-    return View((box[0], box[1]), max(limit, _LEAST_LIMIT))
+    if not inside.any():
+        return View((box[0], box[1]), 1.0, _LEAST_LIMIT)
+    white = float(np.percentile(truth[inside], 99))
+    limit = float(np.percentile(error[inside], 98))
+    return View((box[0], box[1]), max(white, _LEAST_LIMIT), max(limit, _LEAST_LIMIT))
 
 
 def tile_pixels(image: NDArray[np.floating], task: Task, view: View, *, error: bool) -> Pixels:
@@ -105,7 +112,7 @@ def tile_pixels(image: NDArray[np.floating], task: Task, view: View, *, error: b
     task : Task
         The slice.
     view : View
-        Inset and limit.
+        Inset and ranges.
     error : bool
         Whether the error is shown; the truth has none.
 
@@ -115,7 +122,7 @@ def tile_pixels(image: NDArray[np.floating], task: Task, view: View, *, error: b
         Image, inset and error, side by side.
     """
     truth = task.pair["high_res"]
-    shades = grey(np.asarray(image, dtype=np.float32))
+    shades = grey(np.asarray(image, dtype=np.float32) / view.white)
     whole = np.repeat(shades[..., None], 3, axis=2)
     rows, cols = view.box
     inset = whole[view.box].repeat(ZOOM, axis=0).repeat(ZOOM, axis=1)
@@ -256,8 +263,6 @@ def _panel(tiles: Sequence[Tile], title: str) -> bytes:
         axes.set_anchor("NW")
         axes.set_axis_off()
         axes.set_title(f"{tile.label}  ·  {tile.caption}", loc="left", size=10, pad=3)
-    import io
-
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from srmri_data.choices import Grid, OperatorKind, Plane
 from srmri_data.errors import UsageError
@@ -21,6 +21,7 @@ FAST_STEPS: tuple[int, ...] = (5, 10, 40)
 PAPER_SHARES: tuple[int, ...] = (4, 2)
 """N of `paper` divided by these, for the same figure."""
 
+_SMOKE: Mapping[str, Any] = {"slices": 1, "budget": 1 / 6, "draws": 4}
 _MIN_STEPS, _MAX_STEPS, _STEPS_PER_MINUTE = 20, 2000, 10
 _SCORE_SDE = ("score-sde", "dps", "mcg")
 _OURS = ("paper-k2", "paper-k3", "fast", "fast-mean")
@@ -186,7 +187,7 @@ class TablesConfig:
     seed : int
         Of everything that is random.
     smoke : bool
-        Everything end to end on little data: see `smoke`.
+        Take little data: crops of volumes, or the phantom where there are none.
     """
 
     plane: Plane = "coronal"
@@ -214,6 +215,25 @@ class TablesConfig:
         if self.slices < 1 or self.draws < 2:
             raise UsageError("at least one slice per subject and two draws are needed")
 
+    @classmethod
+    def chosen(cls, *, smoke: bool = False, **given: Any) -> TablesConfig:
+        """Make settings with the defaults of a full or a smoke run.
+
+        Parameters
+        ----------
+        smoke : bool
+            One slice of each subject, ten seconds of training per model, 20 levels, 4 draws.
+        **given
+            Fields; a name that is none is a TypeError.
+
+        Returns
+        -------
+        TablesConfig
+            What was given, and defaults.
+        """
+        defaults = _SMOKE if smoke else {}
+        return cls(**{**defaults, **given, "smoke": smoke})
+
     @property
     def steps(self) -> int:
         """Noise levels of the long samplers.
@@ -237,23 +257,3 @@ class TablesConfig:
         """
         wanted = {*self.methods, *ALWAYS} if self.methods else set(METHOD_NAMES)
         return tuple(name for name in METHOD_NAMES if name in wanted)
-
-
-def smoke(methods: Sequence[str] = (), *, seed: int = 0) -> TablesConfig:
-    """Return the settings of a run that takes minutes on a processor.
-
-    Parameters
-    ----------
-    methods : sequence of str
-        Those to compute; empty for all.
-    seed : int
-        Of everything that is random.
-
-    Returns
-    -------
-    TablesConfig
-        One slice of one subject, ten seconds of training per model, 20 levels.
-    """
-    return TablesConfig(
-        methods=tuple(methods), slices=1, budget=1 / 6, draws=4, seed=seed, smoke=True
-    )

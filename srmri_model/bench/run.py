@@ -96,9 +96,7 @@ def run_tables(
     weights, note = _weights(weights, pairs, config)
     for text in (*notes, *note):
         warn(text)
-    models = Trained(
-        data, split, out / "models", config, pairs, weights, degradation, progress
-    )
+    models = Trained(data, split, out / "models", config, pairs, weights, degradation, progress)
     domain = _domain(models, config)
     physics = Physics(config.operator, config.width, pairs.grid)
     subjects = _subjects(tested, config)
@@ -183,9 +181,7 @@ def _subjects(tested: Pairs, config: TablesConfig) -> list[str]:
     from srmri_model.training.slices import assign
 
     asked = assign(there, {"asked": config.subjects})
-    missing = [
-        name for name in config.subjects if not assign(there, {"asked": [name]})
-    ]
+    missing = [name for name in config.subjects if not assign(there, {"asked": [name]})]
     if missing:
         raise UsageError(
             f"--subjects: no test subject is called {', '.join(missing)}",

@@ -83,6 +83,8 @@ def scores(
             if min(seen.shape) >= _LEAST_LPIPS:
                 perceptual = lpips(seen, truth, mask)
             found.append(
-                Score(name, registered, psnr(seen, truth, mask), ssim(seen, truth, mask), perceptual)
+                Score(
+                    name, registered, psnr(seen, truth, mask), ssim(seen, truth, mask), perceptual
+                )
             )
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,9 @@ def crops(data: Sequence[str], split: Path | None, out: Path, plane: Plane) -> P
     records = {_stem(record.path): record for record in found}
     roles = hold_out(list(records)) if split is None else assign(list(records), read_split(split))
     train = [name for name, role in roles.items() if role == "train"]
-    tested, *tuned = [name for name, role in roles.items() if role in ("tune", "validation")] or [""]
+    tested, *tuned = [name for name, role in roles.items() if role in ("tune", "validation")] or [
+        ""
+    ]
     if not tested or len(train) + len(tuned) <= _TRAINED:
         raise UsageError(
             f"--smoke takes {_TRAINED + 2} animals that are not for testing, one of them held out; "
@@ -62,7 +64,7 @@ def crops(data: Sequence[str], split: Path | None, out: Path, plane: Plane) -> P
             hint="leave --data out to try everything on the phantom",
         )
     tuned = (tuned or train[_TRAINED:])[:1]
-    parts = {"train": train[:_TRAINED], "tune": tuned, "test": [tested]}
+    parts = {"train": train[:_TRAINED], "tune": tuned, "test": tested}
     for name in (name for names in parts.values() for name in names):
         _, frame = ingest.select([records[name]], option="--data")
         volume = ingest.load(records[name], frame=frame)
@@ -89,12 +91,10 @@ def phantoms(out: Path, plane: Plane) -> Path:
     for animal, name in enumerate(names):
         volume = mouse_brain(_PHANTOM_SHAPE, _PHANTOM_SPACING, animal=animal)
         _write(out / f"{name}.nii.gz", volume, plane)
-    return _split(
-        out, {"train": names[:_TRAINED], "tune": names[_TRAINED:-1], "test": names[-1:]}
-    )
+    return _split(out, {"train": names[:_TRAINED], "tune": names[_TRAINED:-1], "test": names[-1:]})
 
 
-def _split(out: Path, parts: dict[str, list[str]]) -> Path:
+def _split(out: Path, parts: Mapping[str, Sequence[str]]) -> Path:
     write_json(out / "split.json", parts)
     return out / "split.json"
 

@@ -257,10 +257,11 @@ def rows_of(
     list of Row
         For every method that was asked for, in the table's order.
     """
-    rows = []
-    for name in table.methods:
-        if name in cells or name in failures:
-            rows.append(_row(name, table, cells.get(name, ()), named[name], failures.get(name, "")))
+    rows = [
+        _row(name, table, cells.get(name, ()), named[name], failures.get(name, ""))
+        for name in table.methods
+        if name in cells or name in failures
+    ]
     return [_compared(row, rows) for row in rows]
 
 
@@ -300,5 +301,7 @@ def _compared(row: Row, rows: Sequence[Row]) -> Row:
     for quality in QUALITIES:
         rival = best_of([other for other in rows if other.name != row.name], quality)
         if rival is not None and not math.isnan(row.of(quality).mean):
-            differences[quality] = paired_difference(row.of(quality), rival.of(quality), rival.label)
+            differences[quality] = paired_difference(
+                row.of(quality), rival.of(quality), rival.label
+            )
     return replace(row, differences=differences)

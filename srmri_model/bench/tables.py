@@ -110,7 +110,7 @@ def difference_text(row: Row, quality: Quality) -> str:
     text = f"{found.mean:+.{digits}f}"
     if not math.isnan(found.low):
         text += f" [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
-    return text
+    return text.replace("-", "−")
 
 
 def number(value: float, digits: int = 0) -> str:
@@ -328,12 +328,22 @@ def _latex_row(row: Row, rows: Sequence[Row]) -> str:
         if best is not None and best.name == row.name:
             text = f"\\textbf{{{text}}}"
         cells.append(text)
-    cells += [_latex(number(row.chi2, 2)), _latex(cost_text(row)), _latex(seconds_text(row.seconds))]
+    cells += [
+        _latex(number(row.chi2, 2)),
+        _latex(cost_text(row)),
+        _latex(seconds_text(row.seconds)),
+    ]
     return " & ".join(cells) + " \\\\"
 
 
 def _latex(text: str) -> str:
     escaped = re.sub(r"([&%$#_{}])", r"\\\1", text)
-    for found, wanted in (("±", "$\\pm$"), ("∞", "$\\infty$"), ("–", "--"), ("×", "$\\times$")):
+    for found, wanted in (
+        ("±", "$\\pm$"),
+        ("∞", "$\\infty$"),
+        ("–", "--"),
+        ("−", "$-$"),
+        ("×", "$\\times$"),
+    ):
         escaped = escaped.replace(found, wanted)
     return escaped.replace("χ²", "$\\chi^2$")

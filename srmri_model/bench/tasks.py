@@ -119,14 +119,10 @@ class Task:
         SeparableOperator
             For this slice.
         """
-        width = self.physics.width if kind in (None, self.physics.operator) else None
-        return _operator(
-            kind or self.physics.operator,
-            self.high_shape,
-            self.pair["factor"],
-            self.physics.grid,
-            width,
-        )
+        physics = self.physics
+        if kind not in (None, physics.operator):
+            physics = replace(physics, operator=kind, width=None)
+        return _operator_of(self.pair, physics)
 
     def around_tissue(self) -> Mask:
         """Return the HR voxels in which tissue may be.
@@ -173,6 +169,12 @@ class Task:
         more = (self.sigma_high, self.motion, self.gain, self.physics.operator)
         digest.update(repr((facts, more, self.physics.width, self.physics.grid)).encode())
         return digest.hexdigest()
+
+
+def _operator_of(pair: SlicePair, physics: Physics) -> SeparableOperator:
+    rows, cols = pair["high_res"].shape
+    kind, grid, width = physics.operator, physics.grid, physics.width
+    return _operator(kind, (rows, cols), pair["factor"], grid, width)
 
 
 @functools.lru_cache(maxsize=64)
@@ -236,10 +238,12 @@ def tasks_of(
     low_noise = _noise_of([(pair["low_res"], pair) for pair in whole])
     high_noise = _noise_of([(pair["high_res"], pair) for pair in whole])
     threshold = _threshold(whole)
-    made = []
-    for place in chosen(pairs, subject, count):
-        made.append(_task(pairs[place], physics, low_noise, high_noise, threshold, domain))
-    return _aligned(made)
+    return _aligned(
+        [
+            _task(pairs[place], physics, low_noise, high_noise, threshold, domain)
+            for place in chosen(pairs, subject, count)
+        ]
+    )
 
 
 def _noise_of(images: Sequence[tuple[Pixels, SlicePair]]) -> NoiseEstimate | None:
@@ -279,7 +283,11 @@ def _task(
         else:
             measured = rician_remap(low - np.float32(zero), sigma, model_noise) + np.float32(zero)
             gain = _operator(
-                physics.operator, pair["high_res"].shape, pair["factor"], physics.grid, physics.width
+                physics.operator,
+                pair["high_res"].shape,
+                pair["factor"],
+                physics.grid,
+                physics.width,
             ).noise_gain
             sigma = effective_noise(sigma, model_noise, gain)
     parts = regions(np.asarray(low > threshold)[None])
@@ -309,4 +317,6 @@ def _aligned(tasks: Sequence[Task]) -> list[Task]:
         ups.append(moved(up, motions[-1]))
         masks.append(inside)
     gain = find_gain(ups, references, masks)
-    return [replace(task, motion=motion, gain=gain) for task, motion in zip(tasks, motions, strict=True)]
+    return [
+        replace(task, motion=motion, gain=gain) for task, motion in zip(tasks, motions, strict=True)
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from srmri_data.errors import SamplingError
 from srmri_model.bench.cells import CellStore, compute, fingerprint
@@ -53,40 +52,35 @@ def tuned_rhos(
         By method; a method that assumes another operator takes that of its kind.
     """
     wanted = dict.fromkeys(name.partition("@")[0] for name in names)
-    guided = [name for name in wanted if _is_guided(named[name])]
-    found, done = {}, 0
-    for name in guided:
-        quality = {}
+    guided = {
+        name: (method, method.settings)
+        for name in wanted
+        if isinstance(method := named[name].method, Sampled) and isinstance(method.settings, Guided)
+    }
+    found: dict[str, float] = {}
+    for place, (name, (method, settings)) in enumerate(guided.items()):
+        quality: dict[float, float] = {}
         for rho in TRIED:
-            quality[rho] = _quality(named[name], name, rho, tasks, models, store, seed)
-            done += 1
-            progress("tuning", done, len(guided) * len(TRIED))
-        found[name] = max(TRIED, key=lambda rho: quality[rho])  # noqa: B023 - used at once
+            progress("tuning", place * len(TRIED) + len(quality), len(guided) * len(TRIED))
+            trial = replace(method, settings=replace(settings, rho=rho))
+            quality[rho] = _quality(f"{name}@rho-{rho:g}", trial, tasks, models, store, seed)
+        found[name] = max(quality, key=quality.__getitem__)
+    progress("tuning", len(guided) * len(TRIED), len(guided) * len(TRIED))
     return found
 
 
-def _is_guided(named: Named) -> bool:
-    return isinstance(named.method, Sampled) and isinstance(named.method.settings, Guided)
-
-
 def _quality(
-    named: Named,
     name: str,
-    rho: float,
+    method: Sampled,
     tasks: Sequence[Task],
     models: Models,
     store: CellStore,
     seed: int,
 ) -> float:
     """Mean PSNR over the slices; minus infinity where the sampler left the numbers."""
-    method = named.method
-    assert isinstance(method, Sampled)
-    assert isinstance(method.settings, Guided)
-    method = replace(method, settings=replace(method.settings, rho=rho))
     total = 0.0
     for task in tasks:
-        path = store.path(f"{name}@rho-{rho:g}", task, seed)
-        key = fingerprint(method, task, models, seed)
+        path, key = store.path(name, task, seed), fingerprint(method, task, models, seed)
         cell = store.read(path, key)
         if cell is None:
             try:
@@ -94,6 +88,5 @@ def _quality(
             except SamplingError:
                 return -math.inf
             store.write(path, key, cell)
-        (psnr,) = (s.psnr for s in cell.scores if (s.mask, s.registered) == ("foreground", "no"))
-        total += psnr
+        total += cell.scores[0].psnr
     return total / len(tasks)

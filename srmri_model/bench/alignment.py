@@ -24,6 +24,7 @@ _FAR = 0.15
 """A motion by a larger share of the frame is a failure, not an alignment."""
 _STEP = 0.05
 """Of the differences that slopes are taken from, in pixels."""
+_FLAT = 1e-6
 _SMALLEST = 100
 """Pixels of foreground below which nothing is estimated."""
 
@@ -145,7 +146,7 @@ def find_motion(image: Image, truth: Image, inside: Mask) -> Motion:
     """
     from skimage.registration import phase_cross_correlation
 
-    if int(inside.sum()) < _SMALLEST:
+    if int(inside.sum()) < _SMALLEST or image[inside].std() < _FLAT:
         return Motion()
     coefficients = _coefficients(image)
     target = np.asarray(truth, dtype=np.float64)[inside]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from srmri_data.errors import SamplingError
 from srmri_model.bench.cells import CellStore, compute, fingerprint

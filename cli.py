@@ -116,6 +116,13 @@ def _print_json(document: Any) -> None:
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Show stages as bars on stderr; yields ``progress(stage, done, total)``."""
+    with _bars(quiet) as (step, _):
+        yield step
+
+
+@contextmanager
+def _bars(quiet: bool) -> Iterator[tuple[Callable[[str, int, int], None], Callable[[], None]]]:
+    """Show stages as `_progress` does; yields what ends the bars, too."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -132,7 +139,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
-        yield step
+        yield step, bars.stop
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -2310,7 +2317,7 @@ def bench_tables(
     )
     from srmri_model.bench.run import run_tables
 
-    with _progress(quiet) as progress:
+    with _bars(quiet) as (progress, stop_progress):
         document = run_tables(
             data or [],
             out,
@@ -2320,6 +2327,7 @@ def bench_tables(
             command=["srmri", *sys.argv[1:]],
             progress=progress,
             warn=_warn,
+            before_leaving=stop_progress,
         )
     if json_output:
         _print_json(document)

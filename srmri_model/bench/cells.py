@@ -119,7 +119,8 @@ class CellStore:
             None if it has to be computed.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # From memory: of a file that is cut off numpy would leave the handle open.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 facts, image = json.loads(str(file["facts"])), file["image"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None

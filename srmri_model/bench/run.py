@@ -43,6 +43,7 @@ def run_tables(
     command: Sequence[str] = (),
     progress: Progress = lambda _stage, _done, _total: None,
     warn: Callable[[str], None] = lambda _text: None,
+    before_leaving: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Compute the paper's tables, or what is missing of them, and write them.
 
@@ -67,6 +68,8 @@ def run_tables(
         Called as ``progress(stage, done, total)``.
     warn : callable
         Called with what a careful user should know at once.
+    before_leaving : callable
+        Called when a signal ends the process while a network is trained: restores the terminal.
 
     Returns
     -------
@@ -96,7 +99,17 @@ def run_tables(
     weights, note = _weights(weights, pairs, config)
     for text in (*notes, *note):
         warn(text)
-    models = Trained(data, split, out / "models", config, pairs, weights, degradation, progress)
+    models = Trained(
+        data=data,
+        split=split,
+        out=out / "models",
+        config=config,
+        pairs=pairs,
+        weights=weights,
+        degradation=degradation,
+        progress=progress,
+        before_leaving=before_leaving,
+    )
     domain = _domain(models, config)
     physics = Physics(config.operator, config.width, pairs.grid)
     subjects = _subjects(tested, config)

@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 
 from srmri_data.choices import OperatorKind, SamplerName, SupervisedName
 from srmri_data.errors import ResolutionError, UsageError
+from srmri_model.baselines import kernelgan
+from srmri_model.baselines import zssr as zero_shot
 from srmri_model.baselines.interpolation import Interpolation, interpolate
+from srmri_model.baselines.kernelgan import KernelGANSettings, estimate_kernel
+from srmri_model.baselines.zssr import ZSSRSettings, zssr
 from srmri_model.bench.plan import FAST_STEPS, OPERATORS, PAPER_SHARES, SKIPS, TablesConfig
 from srmri_model.bench.tasks import Task
 from srmri_model.samplers import (
@@ -38,8 +42,10 @@ Pixels = NDArray[np.float32]
 Family = Literal["interpolation", "ceiling", "unsupervised", "supervised"]
 Progress: TypeAlias = Callable[[int, int], None]
 
-_ZERO_SHOT_STEPS = 100
-"""Steps per minute of budget of networks that are trained on the slice itself."""
+_PUBLISHED_BUDGET, _SCALED_BUDGET = 60.0, 5.0
+"""Minutes from which on networks that are trained on the slice itself are as published, or as
+their authors' sizes scaled to a small machine; below, these take fewer steps in proportion."""
+_LEAST_STEPS = 20
 
 
 class Drawn(NamedTuple):
@@ -254,42 +260,42 @@ class ZeroShot:
 
     Parameters
     ----------
-    kernel_steps, steps : int
-        Optimiser steps of the two.
+    kernel : KernelGANSettings
+        How the kernel is found.
+    network_settings : ZSSRSettings
+        How its opposite is learned.
     """
 
-    kernel_steps: int
-    steps: int
+    kernel: KernelGANSettings
+    network_settings: ZSSRSettings
 
     def __call__(self, task: Task, models: Models, seed: int, progress: Progress) -> Drawn:
         """Learn from the slice alone; see `Method`."""
-        from srmri_model.baselines.kernelgan import estimate_kernel
-        from srmri_model.baselines.zssr import zssr
-
         rows, cols = task.pair["factor"]
         if rows != cols or rows != round(rows):
             raise UsageError(
                 f"KernelGAN and ZSSR take one whole factor for both axes; found {rows:g} × {cols:g}"
             )
-        low, total = task.pair["low_res"], self.kernel_steps + self.steps
+        low, first = task.pair["low_res"], self.kernel.steps
+        total = first + self.network_settings.steps
         kernel = estimate_kernel(
             low,
             factor=round(rows),
-            steps=self.kernel_steps,
+            settings=self.kernel,
             seed=seed,
             progress=lambda _stage, done, _total: progress(done, total),
         )
         image = zssr(
             low,
-            factor=round(rows),
+            factor=rows,
             kernel=kernel,
             grid=task.physics.grid,
-            steps=self.steps,
+            high_shape=task.high_shape,
+            settings=self.network_settings,
             seed=seed,
-            progress=lambda _stage, done, _total: progress(self.kernel_steps + done, total),
+            progress=lambda _stage, done, _total: progress(first + done, total),
         )
-        rows, cols = task.high_shape
-        return Drawn(np.ascontiguousarray(image[:rows, :cols], dtype=np.float32))
+        return Drawn(np.ascontiguousarray(image, dtype=np.float32))
 
     def network(self, models: Models) -> str:
         """Return nothing: it starts anew for every slice."""
@@ -379,7 +385,6 @@ def methods_for(config: TablesConfig, rhos: Mapping[str, float]) -> dict[str, Na
         By name, for every name in `METHOD_NAMES`.
     """
     n = config.steps
-    zero_shot = max(20, round(_ZERO_SHOT_STEPS * config.budget))
 
     def guided(name: str, sampler: SamplerName, settings: Guided) -> Sampled:
         rho = rhos.get(name) or default_rho(sampler, settings.steps)
@@ -401,7 +406,7 @@ def methods_for(config: TablesConfig, rhos: Mapping[str, float]) -> dict[str, Na
         ),
         "dps": Named("DPS (k = 1)", "unsupervised", guided("dps", "dps", Guided(steps=n))),
         "mcg": Named("MCG", "unsupervised", guided("mcg", "mcg", Guided(steps=n))),
-        "kernelgan+zssr": Named("KernelGAN + ZSSR", "unsupervised", ZeroShot(zero_shot, zero_shot)),
+        "kernelgan+zssr": Named("KernelGAN + ZSSR", "unsupervised", _zero_shot(config)),
         "ddnm": Named("DDNM", "unsupervised", Sampled("ddnm", DDNM(steps=min(n, 100)))),
         "diffpir": Named("DiffPIR", "unsupervised", Sampled("diffpir", DiffPIR(steps=min(n, 100)))),
         "paper-k2": Named("SRMRI, k = 2", "unsupervised", k2),
@@ -441,6 +446,17 @@ def methods_for(config: TablesConfig, rhos: Mapping[str, float]) -> dict[str, Na
             paper(f"paper-k2-n/{share}", steps=few),
         )
     return found
+
+
+def _zero_shot(config: TablesConfig) -> ZeroShot:
+    if config.budget >= _PUBLISHED_BUDGET:
+        return ZeroShot(kernelgan.PUBLISHED, zero_shot.PUBLISHED)
+    share = min(1.0, config.budget / _SCALED_BUDGET)
+    kernel, network = kernelgan.SCALED, zero_shot.SCALED
+    return ZeroShot(
+        replace(kernel, steps=max(_LEAST_STEPS, round(share * kernel.steps))),
+        replace(network, steps=max(_LEAST_STEPS, round(share * network.steps))),
+    )
 
 
 def _variance(model: ScoreModel, task: Task) -> Callable[[float], Variance] | None:

@@ -7,10 +7,12 @@ animals, whose HR is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +23,14 @@ from srmri_data.geometry import apply_affine
 from srmri_data.pairing import Stacks, pair_stacks
 from srmri_data.planning import VOTER_NAMES, Comparison, PairingConfig
 from srmri_data.register import aligned_grid, reslice
-from srmri_data.safe_io import atomic_path
+from srmri_data.safe_io import atomic_path, read_json, write_json, write_text
 from srmri_data.simulate import SimulationConfig, Truth, simulate_low_res
 from srmri_data.slices import Trim
 from srmri_data.types import Affine
 from srmri_data.volumes import Provenance, Volume
+from srmri_model.baselines.interpolation import interpolate
 from srmri_model.training.pairs import Degradation, SlicePair
-from srmri_model.training.slices import CachedVolume
+from srmri_model.training.slices import CachedVolume, assign, cache_volumes, read_split
 
 if TYPE_CHECKING:
     from srmri_data.choices import SupervisedName
@@ -221,9 +224,7 @@ class Examples:
 
         Returns
         -------
-
         Examples
-        --------
             The pairs.
         """
         with np.load(path) as found:
@@ -334,9 +335,7 @@ class Scanned:
 
         Returns
         -------
-
         Examples
-        --------
             Pairs that were accepted.
         """
         method: Method = "paper" if source == "paper" else "geometry"
@@ -355,9 +354,9 @@ class Scanned:
             # The pairs of the paper: whole HR slices as they were scanned.
             chosen = pairs["hr_slice"].to_numpy()[taken]
             window = plan.high_window
-            images = stacks.high_slices[chosen][:, slice(*window.rows), slice(*window.cols)].astype(
-                np.float32
-            )
+            images = stacks.high_slices[chosen][
+                :, slice(*window.rows), slice(*window.cols)
+            ].astype(np.float32)
             measured = np.ones(images.shape, dtype=np.bool_)
             believed = np.linalg.inv(plan.high_frame.affine) @ plan.low_frame.affine
         else:

@@ -18,22 +18,27 @@ from srmri_model.training.pairs import PairData, Pairs
 
 
 def data_conditions(
-    data: Sequence[str], pairs: PairData, tested: Pairs, tasks: Sequence[Task], *, acquired: bool
+    data: Sequence[str],
+    pairs: PairData,
+    tasks: Sequence[Task],
+    *,
+    acquired: bool,
+    cropped: bool,
 ) -> list[tuple[str, str]]:
     """Say what was tested on what.
 
     Parameters
     ----------
     data : sequence of str
-        As they were given.
+        As they were given; none for the phantom.
     pairs : PairData
         All pairs.
-    tested : Pairs
-        Pairs of the test subjects.
     tasks : sequence of Task
         Slices that were tested.
     acquired : bool
         Whether LR was measured, not made.
+    cropped : bool
+        Whether volumes were cut to crops, or the phantom took their place.
 
     Returns
     -------
@@ -47,7 +52,7 @@ def data_conditions(
     shifts = [max(abs(task.motion.rows), abs(task.motion.cols)) for task in tasks]
     found = [
         # A path would tell of a machine, not of the data.
-        ("data", ", ".join(Path(source).name or source for source in data)),
+        ("data", _named(data, cropped=cropped and not acquired)),
         ("subjects for training", _count(pairs.train)),
         ("subjects held out for tuning", _count(pairs.validation)),
         ("subjects tested", f"{len(subjects)}: {', '.join(subjects)}"),
@@ -61,6 +66,13 @@ def data_conditions(
                           + ", ".join(f"{gain:.3f}" for gain, _ in gains)),
     ]  # fmt: skip
     return found + [("note", note) for note in pairs.notes]
+
+
+def _named(data: Sequence[str], *, cropped: bool) -> str:
+    if not data:
+        return "phantoms: the built-in digital mouse brain"
+    names = ", ".join(Path(source).name or source for source in data)
+    return f"crops of {names}" if cropped else names
 
 
 def _count(pairs: Pairs) -> str:

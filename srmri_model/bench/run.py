@@ -88,7 +88,7 @@ def run_tables(
     lpips_model()
     out = Path(out)
     sweep_temporaries(out / "cells")
-    data, split = _data(data, split, out, config)
+    given, (data, split) = data, _data(data, split, out, config)
     acquired = len(data) == 1 and is_dataset(data[0])
     degradation = None if acquired else _degradation(config)
     pairs = open_pairs(
@@ -128,7 +128,7 @@ def run_tables(
     named = methods_for(config, rhos)
     cells, failures, computed = _cells(named, tasks, models, config, out, progress)
     conditions = [
-        *data_conditions(data, pairs, tested, tasks, acquired=acquired),
+        *data_conditions(given, pairs, tasks, acquired=acquired, cropped=config.smoke),
         *(("note", text) for text in (*notes, *note)),
         *run_conditions(config, rhos, models.trained),
         *machine_conditions(command),

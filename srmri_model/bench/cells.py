@@ -177,7 +177,7 @@ def fingerprint(method: Method, task: Task, models: Models, seed: int) -> str:
     str
         64 hexadecimal digits.
     """
-    facts = (_SCHEMA, repr(method), method.network(models), task.fingerprint, seed)
+    facts = (_SCHEMA, repr(method), models.sha256(method.needs), task.fingerprint, seed)
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
@@ -215,7 +215,8 @@ def compute(
     Cell
         Loading and training of networks are not part of its time.
     """
-    method.network(models)
+    if method.needs:
+        models.load(method.needs)
 
     def timed() -> tuple[Drawn, float]:
         began = clock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from srmri_model.training.slices import plane_index
 
 Pixels = NDArray[np.float32]
 Family = Literal["interpolation", "ceiling", "unsupervised", "supervised"]
+Network: TypeAlias = SupervisedName | Literal["", "score"]
 Progress: TypeAlias = Callable[[int, int], None]
 
 _PUBLISHED_BUDGET, _SCALED_BUDGET = 60.0, 5.0
@@ -90,8 +91,6 @@ class ScoreModel:
         v(σ) in tissue and around it.
     std_scale : float
         What its spread has to be multiplied by, from its tuning animals.
-    sha256 : str
-        Of its file.
     """
 
     denoiser: Denoises
@@ -100,7 +99,6 @@ class ScoreModel:
     variance: VarianceTable | None
     background: VarianceTable | None
     std_scale: float
-    sha256: str
 
 
 class Models(Protocol):
@@ -109,18 +107,25 @@ class Models(Protocol):
     def score(self) -> ScoreModel:
         """Return the score model."""
 
-    def upscaler(self, name: SupervisedName) -> tuple[Upscales, str]:
-        """Return a supervised network and the SHA-256 of its file."""
+    def upscaler(self, name: SupervisedName) -> Upscales:
+        """Return a supervised network."""
+
+    def load(self, name: Network) -> None:
+        """Have a network ready, so that its first use takes no longer than others."""
+
+    def sha256(self, name: Network) -> str:
+        """Return the SHA-256 of a network's file; empty for none."""
 
 
 class Method(Protocol):
     """A method with all of its settings, which its `repr` shows."""
 
+    @property
+    def needs(self) -> Network:
+        """The trained network it stands on; empty for none."""
+
     def __call__(self, task: Task, models: Models, seed: int, progress: Progress) -> Drawn:
         """Super-resolve a slice."""
-
-    def network(self, models: Models) -> str:
-        """SHA-256 of the network it stands on; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -135,16 +140,14 @@ class Interpolated:
 
     method: Interpolation
 
+    needs: ClassVar[Network] = ""
+
     def __call__(self, task: Task, models: Models, seed: int, progress: Progress) -> Drawn:
         """Interpolate; see `Method`."""
         pair, grid = task.pair, task.physics.grid
         return Drawn(
             interpolate(pair["low_res"], task.high_shape, pair["factor"], self.method, grid=grid)
         )
-
-    def network(self, models: Models) -> str:
-        """Return nothing: there is none."""
-        return ""
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ class Repeated:
     of the HR scan, from its air or its finest detail. Voxels that were masked out stay so.
     """
 
+    needs: ClassVar[Network] = ""
+
     def __call__(self, task: Task, models: Models, seed: int, progress: Progress) -> Drawn:
         """Add noise; see `Method`."""
         truth, zero = task.pair["high_res"], np.float32(task.pair["no_signal"])
@@ -164,10 +169,6 @@ class Repeated:
         real, imaginary = (random(tuple(truth.shape)) * 2**0.5 * task.sigma_high).numpy()
         again = np.hypot(truth - zero + real, imaginary) + zero
         return Drawn(np.where(np.abs(truth - zero) < 1e-6, truth, again).astype(np.float32))
-
-    def network(self, models: Models) -> str:
-        """Return nothing: there is none."""
-        return ""
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,8 @@ class Sampled:
     settings: Settings
     operator: OperatorKind | None = None
     draws: int = 1
+
+    needs: ClassVar[Network] = "score"
 
     def __call__(self, task: Task, models: Models, seed: int, progress: Progress) -> Drawn:
         """Draw; see `Method`."""
@@ -225,10 +228,6 @@ class Sampled:
             np.asarray(stack.mean(axis=0, dtype=np.float64), np.float32), nfe, nbe, several
         )
 
-    def network(self, models: Models) -> str:
-        """Return the score model's hash."""
-        return models.score().sha256
-
 
 @dataclass(frozen=True)
 class Learned:
@@ -244,14 +243,15 @@ class Learned:
 
     def __call__(self, task: Task, models: Models, seed: int, progress: Progress) -> Drawn:
         """Super-resolve; see `Method`."""
-        upscale, _ = models.upscaler(self.name)
+        upscale = models.upscaler(self.name)
         with torch.no_grad():
             image = upscale(torch.from_numpy(task.pair["low_res"])[None, None], task.high_shape)
         return Drawn(np.ascontiguousarray(image[0, 0].numpy(), dtype=np.float32))
 
-    def network(self, models: Models) -> str:
-        """Return the network's hash."""
-        return models.upscaler(self.name)[1]
+    @property
+    def needs(self) -> SupervisedName:
+        """Itself."""
+        return self.name
 
 
 @dataclass(frozen=True)
@@ -268,6 +268,8 @@ class ZeroShot:
 
     kernel: KernelGANSettings
     network_settings: ZSSRSettings
+
+    needs: ClassVar[Network] = ""
 
     def __call__(self, task: Task, models: Models, seed: int, progress: Progress) -> Drawn:
         """Learn from the slice alone; see `Method`."""
@@ -296,10 +298,6 @@ class ZeroShot:
             progress=lambda _stage, done, _total: progress(first + done, total),
         )
         return Drawn(np.ascontiguousarray(image, dtype=np.float32))
-
-    def network(self, models: Models) -> str:
-        """Return nothing: it starts anew for every slice."""
-        return ""
 
 
 class Named(NamedTuple):

@@ -15,7 +15,7 @@ from srmri_data.choices import ANATOMICAL, SupervisedName
 from srmri_data.errors import SrmriError
 from srmri_data.safe_io import read_json, sha256_file, write_json
 from srmri_model.baselines import load_upscaler
-from srmri_model.bench.methods import ScoreModel, Upscales
+from srmri_model.bench.methods import Network, ScoreModel, Upscales
 from srmri_model.bench.plan import TablesConfig
 from srmri_model.checkpoints import load_denoiser, read_description
 from srmri_model.operators import make_operator
@@ -58,7 +58,6 @@ def load_score(path: Path) -> ScoreModel:
         variance=None if table is None else VarianceTable(*table),
         background=None if background is None else VarianceTable(*background),
         std_scale=float(metadata.get("std_scale") or 1.0),
-        sha256=sha256_file(path),
     )
 
 
@@ -133,6 +132,9 @@ class Trained:
         Called as ``progress(stage, done, total)``.
     before_leaving : callable
         Called when a signal ends the process while a network is trained.
+
+    Attributes
+    ----------
     trained : dict
         What training tells of every network that was trained here.
     """
@@ -146,10 +148,11 @@ class Trained:
     degradation: Degradation | None
     progress: Progress
     before_leaving: Callable[[], None]
-    trained: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _score: ScoreModel | None = None
-    _upscalers: dict[str, tuple[Upscales, str]] = field(default_factory=dict)
-    _failed: dict[str, SrmriError] = field(default_factory=dict)
+    trained: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+    _score: ScoreModel | None = field(default=None, init=False)
+    _upscalers: dict[str, Upscales] = field(default_factory=dict, init=False)
+    _hashes: dict[str, str] = field(default_factory=dict, init=False)
+    _failed: dict[str, SrmriError] = field(default_factory=dict, init=False)
 
     def folder(self, name: str) -> Path:
         """Return the folder of a network's run: another one for another budget or other data.
@@ -199,7 +202,7 @@ class Trained:
             self._score = load_score(self.score_path())
         return self._score
 
-    def upscaler(self, name: SupervisedName) -> tuple[Upscales, str]:
+    def upscaler(self, name: SupervisedName) -> Upscales:
         """Return a supervised network.
 
         Parameters
@@ -209,10 +212,8 @@ class Trained:
 
         Returns
         -------
-        network : callable
+        callable
             LR images to HR images.
-        sha256 : str
-            Of its file.
 
         Raises
         ------
@@ -220,9 +221,54 @@ class Trained:
             If it could not be trained.
         """
         if name not in self._upscalers:
-            path = self._once(name, functools.partial(self._train_upscaler, name))
-            self._upscalers[name] = (load_upscaler(path), sha256_file(path))
+            self._upscalers[name] = load_upscaler(self._path(name))
         return self._upscalers[name]
+
+    def load(self, name: Network) -> None:
+        """Have a network ready, so that its first use takes no longer than others.
+
+        Parameters
+        ----------
+        name : str
+            "score", or a supervised network.
+
+        Raises
+        ------
+        SrmriError
+            If it could not be trained.
+        """
+        if name == "score":
+            self.score()
+        elif name:
+            self.upscaler(name)
+
+    def sha256(self, name: Network) -> str:
+        """Return the hash of a network's file.
+
+        Parameters
+        ----------
+        name : str
+            "score", a supervised network, or nothing.
+
+        Returns
+        -------
+        str
+            64 hexadecimal digits; empty for nothing.
+
+        Raises
+        ------
+        SrmriError
+            If it could not be trained.
+        """
+        if not name:
+            return ""
+        if name not in self._hashes:
+            path = self.score_path() if name == "score" else self._path(name)
+            self._hashes[name] = sha256_file(path)
+        return self._hashes[name]
+
+    def _path(self, name: SupervisedName) -> Path:
+        return self._once(name, functools.partial(self._train_upscaler, name))
 
     def _once(self, name: str, train: Callable[[Path], dict[str, Any]]) -> Path:
         """Train into a folder, or use what is finished there."""

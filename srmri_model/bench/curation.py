@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from srmri_data.choices import PairSource
 from srmri_data.errors import UsageError
 from srmri_data.safe_io import read_json, write_json, write_text
 from srmri_data.voters import trunk_source
@@ -28,10 +29,9 @@ from srmri_model.baselines.upscaler import UPSCALER, Upscaler, load_upscaler
 from srmri_model.bench.curation_pairs import (
     FACTOR,
     CurationConfig,
-    Examples,
     Gathered,
+    PairedSlices,
     Scanned,
-    Source,
 )
 from srmri_model.checkpoints import Checkpoint, save_checkpoint
 from srmri_model.metrics import lpips, psnr, ssim
@@ -65,6 +65,7 @@ FIGURES = ("psnr", "ssim", "lpips")
 """What is measured inside the foreground."""
 
 _BORDER = 2
+_PHANTOM_SHAPE, _PHANTOM_SPACING = (80, 120, 50), 0.15
 # The animals that are judged get noise of their own.
 _TEST_NUMBERS = 1000
 
@@ -86,7 +87,7 @@ def run_curation(
     Parameters
     ----------
     data : sequence of str
-        HR volumes, or folders of them.
+        HR volumes, or folders of them; none for the phantom.
     out : Path
         Folder for cells and results.
     config : CurationConfig
@@ -113,7 +114,9 @@ def run_curation(
     """
     trunk_source(None)
     step = progress or (lambda *_: None)
-    volumes = cache_volumes([Path(source) for source in data], out / "cache", progress=progress)
+    volumes = cache_volumes(
+        [Path(source) for source in data or phantoms(out)], out / "cache", progress=progress
+    )
     training, judged = _divided(volumes, config, split)
     facts = {
         "schema_version": SCHEMA_VERSION,
@@ -125,7 +128,7 @@ def run_curation(
     _claim(out, facts, force=force)
     scans = _Scans(config)
     pairs = {source: _gather(training, source, scans, out, step) for source in config.sources}
-    networks = {
+    networks: dict[str, Upscaler | None] = {
         source: _train(Gathered(found, config.plane), source, config, out, step)
         for source, found in pairs.items()
     }
@@ -141,6 +144,33 @@ def run_curation(
     write_text(out / "curation.csv", as_csv(document))
     write_text(out / "curation.md", as_markdown(document))
     return document
+
+
+def phantoms(out: Path, count: int = 4) -> list[str]:
+    """Scan animals of the phantom, for a study without data.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the study; what is there already is kept.
+    count : int
+        How many.
+
+    Returns
+    -------
+    list of str
+        The folder of their volumes.
+    """
+    from srmri_data.formats.nifti_writer import write_nifti
+    from srmri_data.phantom import mouse_brain
+
+    folder = out / "phantom"
+    for animal in range(count):
+        path = folder / f"phantom{animal}.nii.gz"
+        if not path.exists():
+            brain = mouse_brain(_PHANTOM_SHAPE, _PHANTOM_SPACING, animal=animal)
+            write_nifti(path, np.asarray(brain.data, dtype=np.float32), brain.affine)
+    return [str(folder)]
 
 
 def _divided(
@@ -179,11 +209,11 @@ def _claim(out: Path, facts: Mapping[str, Any], *, force: bool) -> None:
 
 def _gather(
     volumes: Sequence[CachedVolume],
-    source: Source,
+    source: PairSource,
     scans: _Scans,
     out: Path,
     step: Progress,
-) -> dict[str, Examples]:
+) -> dict[str, PairedSlices]:
     """Pair every training animal's slices."""
     found = {}
     for number, volume in enumerate(volumes):
@@ -191,7 +221,7 @@ def _gather(
         path = out / "pairs" / f"{volume.path.stem}-{source}.npz"
         if not path.exists():
             scans.of(volume, number).examples(source).save(path)
-        found[volume.subject] = Examples.load(path)
+        found[volume.subject] = PairedSlices.load(path)
     step(f"pairs: {source}", len(volumes), len(volumes))
     return found
 
@@ -218,7 +248,7 @@ def _settings(config: CurationConfig) -> SupervisedConfig:
 
 
 def _train(
-    pairs: Pairs, source: Source, config: CurationConfig, out: Path, step: Progress
+    pairs: Pairs, source: PairSource, config: CurationConfig, out: Path, step: Progress
 ) -> Upscaler | None:
     """Train a network, as `srmri train --model` would; None where there is nothing to learn."""
     path = out / "models" / f"{source}.safetensors"
@@ -268,7 +298,7 @@ def _judge(
     return scores
 
 
-def _scores(examples: Examples, network: Upscaler | None, count: int) -> dict[str, float]:
+def _scores(examples: PairedSlices, network: Upscaler | None, count: int) -> dict[str, float]:
     """Mean figures over slices, inside the foreground and away from the border."""
     tissue = examples.foreground.mean(axis=(1, 2))
     shown = np.flatnonzero(tissue >= tissue.max() / 4)
@@ -297,7 +327,7 @@ def _enlarged(
 
 def _row(
     name: str,
-    pairs: Mapping[Source, Mapping[str, Examples]],
+    pairs: Mapping[PairSource, Mapping[str, PairedSlices]],
     scores: Mapping[str, Mapping[str, Mapping[str, float]]],
 ) -> dict[str, Any]:
     """One row of the table: pairs, and mean and standard deviation over animals."""
@@ -365,8 +395,8 @@ def as_markdown(document: Mapping[str, Any]) -> str:
         f"{config['model'].upper()}, {config['steps']} steps on each kind of pairs, of "
         f"{len(document['animals'])} animals; mean ± sd over {len(document['judged'])} others, "
         f"inside the foreground. LR: k-space truncated by {FACTOR:g} along every axis, complex "
-        f"noise at SNR {config['snr']:g}; training animals moved by up to {config['shift']:g} HR voxels "
-        f"and {config['tilt']:g}° about each axis.",
+        f"noise at SNR {config['snr']:g}; training animals moved by up to {config['shift']:g} HR "
+        f"voxels and {config['tilt']:g}° along and about each axis.",
         "",
         "| trained on | pairs | exact | misplaced in plane | PSNR (dB) | SSIM | LPIPS |",
         "|---|---|---|---|---|---|---|",

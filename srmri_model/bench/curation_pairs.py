@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from srmri_data.choices import Method, Plane
+from srmri_data.choices import HeldOut, Method, PairSource, Plane, SupervisedName
 from srmri_data.errors import UsageError
 from srmri_data.geometry import apply_affine
 from srmri_data.pairing import Stacks, pair_stacks
@@ -24,11 +24,7 @@ from srmri_data.volumes import Provenance, Volume
 from srmri_model.training.pairs import Degradation, SlicePair
 from srmri_model.training.slices import CachedVolume
 
-if TYPE_CHECKING:
-    from srmri_data.choices import SupervisedName
-
-Source = Literal["paper", "geometry", "bicubic", "truth"]
-SOURCES: tuple[Source, ...] = get_args(Source)
+SOURCES: tuple[PairSource, ...] = get_args(PairSource)
 """Where pairs come from, in the order of the table."""
 
 FACTOR = 2.0
@@ -82,7 +78,7 @@ class CurationConfig:
 
     model: SupervisedName = "srcnn"
     steps: int = 600
-    sources: tuple[Source, ...] = SOURCES
+    sources: tuple[PairSource, ...] = SOURCES
     animals: int = 6
     test_animals: int = 4
     test_slices: int = 10
@@ -94,7 +90,7 @@ class CurationConfig:
     n_starts: int = 3
     trim: int = 2
     seed: int = 0
-    role: Literal["test", "tune"] = "test"
+    role: HeldOut = "test"
 
     def __post_init__(self) -> None:
         """Refuse what can not be studied."""
@@ -147,7 +143,7 @@ class CurationConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
+class PairedSlices:
     """Pairs of one animal, from one source.
 
     Parameters
@@ -174,7 +170,7 @@ class Examples:
     low_res: NDArray[np.float32]
     high_res: NDArray[np.float32]
     foreground: NDArray[np.bool_]
-    slices: NDArray[np.int64]
+    slices: NDArray[np.int32]
     no_signal: float
     offered: int
     exact: float
@@ -192,7 +188,7 @@ class Examples:
             np.savez(file, **vars(self))
 
     @classmethod
-    def load(cls, path: Path) -> Examples:
+    def load(cls, path: Path) -> PairedSlices:
         """Read what `save` wrote.
 
         Parameters
@@ -202,9 +198,7 @@ class Examples:
 
         Returns
         -------
-
-        Examples
-        --------
+        PairedSlices
             The pairs.
         """
         with np.load(path) as found:
@@ -217,13 +211,13 @@ class Gathered:
 
     Parameters
     ----------
-    animals : mapping of str to Examples
+    animals : mapping of str to PairedSlices
         By subject.
     plane : str
         Plane of the slices.
     """
 
-    def __init__(self, animals: Mapping[str, Examples], plane: Plane) -> None:
+    def __init__(self, animals: Mapping[str, PairedSlices], plane: Plane) -> None:
         self._animals, self._plane = animals, plane
         self._places = [(s, n) for s, found in animals.items() for n in range(len(found.slices))]
         self.subjects = [subject for subject, _ in self._places]
@@ -301,7 +295,7 @@ class Scanned:
             noise_sigma=made.noise_sigma,
         )
 
-    def examples(self, source: Source) -> Examples:
+    def examples(self, source: PairSource) -> PairedSlices:
         """Pair the animal's slices.
 
         Parameters
@@ -311,9 +305,7 @@ class Scanned:
 
         Returns
         -------
-
-        Examples
-        --------
+        PairedSlices
             Pairs that were accepted.
         """
         method: Method = "paper" if source == "paper" else "geometry"
@@ -375,16 +367,16 @@ class Scanned:
         measured: NDArray[np.bool_],
         exact: float,
         misplaced: float,
-    ) -> Examples:
+    ) -> PairedSlices:
         zero = np.float32(self.no_signal)
         low = stacks.low_slices[plan.low_window.index][taken].astype(np.float32)
-        return Examples(
+        return PairedSlices(
             low + zero, images + zero, (images + zero > 0) & measured,
             plan.low_window.slice_numbers[taken], self.no_signal,
             int((~stacks.empty).sum()), exact, misplaced,
         )  # fmt: skip
 
-    def _made_smaller(self, plan: Comparison, stacks: Stacks) -> Examples:
+    def _made_smaller(self, plan: Comparison, stacks: Stacks) -> PairedSlices:
         """HR slices, and what bicubic interpolation makes of them: no scan is needed."""
         window = plan.high_window
         images = stacks.high_slices[window.index].astype(np.float32) + np.float32(self.no_signal)
@@ -392,7 +384,7 @@ class Scanned:
         taken = np.flatnonzero(area >= max(1, 0.05 * area.max()))
         made = Degradation("bicubic", factor=FACTOR, sigma_y=0.0, magnitude=False)
         low = [made.apply(images[n], subject=self.subject, slice_index=int(n)) for n in taken]
-        return Examples(
+        return PairedSlices(
             np.stack(low), images[taken], images[taken] > 0, window.slice_numbers[taken],
             self.no_signal, taken.size, 1.0, 0.0,
         )  # fmt: skip

@@ -31,6 +31,7 @@ from srmri_data.choices import (
     Estimate,
     Gated,
     Grid,
+    HeldOut,
     Method,
     OperatorKind,
     OptimiserName,
@@ -43,6 +44,7 @@ from srmri_data.choices import (
     SlicePlanes,
     SubjectPosition,
     SubjectType,
+    SupervisedName,
     SupervisedPreset,
     TrainableModel,
     TrainingPlane,
@@ -2319,6 +2321,85 @@ def bench_testbed(
     else:
         _print_testbed(document)
     if out is not None:
+        _stderr().print(f"written: {out}", markup=False)
+
+
+@bench.command(
+    "curation",
+    epilog="Examples: srmri bench curation --smoke --out smoke · srmri bench curation --data mice/ "
+    "--split splits.json --out curation · srmri bench curation --data mice/ --out curation "
+    "--model carn --steps 2000 --sources paper,geometry",
+)
+def bench_curation(
+    *,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="HR volumes, or folders of them. Repeatable. Default: the phantom."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of pairs, networks and results.")],
+    split: Annotated[
+        Path | None, typer.Option(help="JSON with lists of subjects: train, tune, test.")
+    ] = None,
+    role: Annotated[HeldOut, typer.Option(help="Which list of the split is judged on.")] = "test",
+    model: Annotated[
+        SupervisedName, typer.Option(help="What learns from the pairs, in its scaled preset.")
+    ] = "srcnn",
+    steps: Annotated[int, typer.Option(min=1, help="Steps on each kind of pairs.")] = 600,
+    sources: Annotated[
+        str, typer.Option(help="Kinds of pairs, comma-separated.")
+    ] = "paper,geometry,bicubic,truth",
+    animals: Annotated[int, typer.Option(min=1, help="Animals to train on, at most.")] = 6,
+    test_animals: Annotated[int, typer.Option(min=1, help="Animals to judge on, at most.")] = 4,
+    test_slices: Annotated[int, typer.Option(min=1, help="Slices of each that are judged.")] = 10,
+    plane: Annotated[Plane, typer.Option(help="Plane of the slices.")] = "coronal",
+    snr: Annotated[float, _physics("Mean foreground of LR over its noise.", min=1)] = 25.0,
+    shift: Annotated[float, _physics("Largest motion, HR voxels along each axis.", min=0)] = 1.5,
+    tilt: Annotated[float, _physics("Largest motion, degrees about each axis.", min=0)] = 2.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Everything at its least size: shows that it runs.")
+    ] = False,
+    force: Force = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what pairing is worth: one network, trained on pairs of several kinds.
+
+    Simulates LR scans of HR volumes with known truth, pairs them as srmri pair does by --method
+    paper and geometry, trains the same network on either, on HR that is merely made smaller, and
+    on the true pairs, and judges all on other animals' LR scans. Writes curation.md, curation.csv
+    and curation.json; what is done is not done again. docs/baselines.md explains the figures.
+    """
+    from srmri_model.bench.curation import as_markdown, run_curation
+    from srmri_model.bench.curation_pairs import CurationConfig
+
+    config = CurationConfig(
+        model=model,
+        steps=steps,
+        sources=tuple(part.strip() for part in sources.split(",")),  # type: ignore[misc]
+        animals=animals,
+        test_animals=test_animals,
+        test_slices=test_slices,
+        plane=plane,
+        snr=snr,
+        shift=shift,
+        tilt=tilt,
+        seed=seed,
+        role=role,
+    )
+    with _progress(quiet) as progress:
+        document = run_curation(
+            data or [],
+            out,
+            config.smoke() if smoke else config,
+            split=split,
+            force=force,
+            progress=progress,
+        )
+    if json_output:
+        _print_json(document)
+    else:
+        sys.stdout.write(as_markdown(document))
         _stderr().print(f"written: {out}", markup=False)
 
 

@@ -112,3 +112,9 @@ Estimate: TypeAlias = Literal["sample", "mean"]
 
 OutputType: TypeAlias = Literal["float32", "int16", "uint16"]
 """Voxels of a written volume; integers come with a slope and an intercept."""
+
+PairSource: TypeAlias = Literal["paper", "geometry", "bicubic", "truth"]
+"""Where pairs come from when pairing is studied: a method, HR made smaller, or the known truth."""
+
+HeldOut: TypeAlias = Literal["test", "tune"]
+"""Lists of a split that name animals nothing is trained on."""

@@ -80,7 +80,7 @@ class KernelGANSettings:
 PUBLISHED = KernelGANSettings()
 """As published; what the paper does not say is in `estimate_kernel`."""
 
-SCALED = KernelGANSettings(steps=900, crop=48, width=32, learning_rate=5e-4, drop_every=700)
+SCALED = KernelGANSettings(steps=1200, learning_rate=3e-4, drop_every=1000)
 """For one processor core and seconds an image."""
 
 

@@ -72,7 +72,7 @@ def downscale(
     beyond = [0.5 * (n % 2 == 0) for n in kernel.shape]
     low = ndimage.affine_transform(
         blurred,
-        factors,
+        list(factors),
         offset=[low_offset(f, grid) + b for f, b in zip(factors, beyond, strict=True)],
         output_shape=tuple(low_size(n, f) for n, f in zip(high_res.shape, factors, strict=True)),
         order=_SPLINE_ORDER,
@@ -123,11 +123,11 @@ def operator_kernel(
         samples = 2 * size
         matrix = degradation_matrix(kind, round(f * samples), f, grid="fourier", width=width)
         middle = round(f * (samples // 2))
-        return matrix[samples // 2, middle - size // 2 : middle + size // 2 + 1]
+        return np.asarray(matrix[samples // 2, middle - size // 2 : middle + size // 2 + 1])
 
     rows, cols = (line(f) for f in factor_per_axis(2, factor))
     kernel = np.outer(rows, cols)
-    return kernel / kernel.sum()
+    return np.asarray(kernel / kernel.sum())
 
 
 def centre_of_mass(kernel: Kernel) -> NDArray[np.float64]:

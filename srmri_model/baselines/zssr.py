@@ -205,16 +205,11 @@ class ResidualNetwork(nn.Module):
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
-        channels = (1, *[width] * depth)
         layers: list[nn.Module] = []
-        for a, b in itertools.pairwise(channels):
-            convolution = nn.Conv2d(a, b, 3, padding=1, padding_mode="reflect")
-            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-            nn.init.zeros_(convolution.bias)
-            layers += [convolution, nn.ReLU()]
-        last = nn.Conv2d(width, 1, 3, padding=1, padding_mode="reflect")
+        for a, b in itertools.pairwise((1, *[width] * depth)):
+            layers += [_convolution(a, b), nn.ReLU()]
+        last = _convolution(width, 1)
         nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -230,7 +225,8 @@ class ResidualNetwork(nn.Module):
         (B, 1, row, col) Tensor
             HR images.
         """
-        return x + self.layers(x)
+        sharpened: Tensor = x + self.layers(x)
+        return sharpened
 
     def sharpened(self, image: Image) -> Image:
         """Sharpen one image.
@@ -247,6 +243,13 @@ class ResidualNetwork(nn.Module):
         """
         with torch.no_grad():
             return np.asarray(self(_tensor(image))[0, 0].numpy())
+
+
+def _convolution(channels: int, out: int) -> nn.Conv2d:
+    made = nn.Conv2d(channels, out, 3, padding=1, padding_mode="reflect")
+    nn.init.kaiming_normal_(made.weight, nonlinearity="relu")
+    nn.init.zeros_(made.get_parameter("bias"))
+    return made
 
 
 def _tensor(image: Image) -> Tensor:
@@ -346,7 +349,7 @@ def _trained(
             group["lr"] = rate.at(step)
         son, father = examples.draw()
         optimiser.zero_grad()
-        (network(son) - father).abs().mean().backward()  # type: ignore[no-untyped-call]
+        (network(son) - father).abs().mean().backward()
         optimiser.step()
         if progress is not None:
             progress("zssr", step + 1, settings.steps)

@@ -7,414 +7,412 @@ animals, whose HR is known.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from srmri_data.choices import Method, Plane
+from srmri_data.choices import PairSource
 from srmri_data.errors import UsageError
-from srmri_data.geometry import apply_affine
-from srmri_data.pairing import Stacks, pair_stacks
-from srmri_data.planning import VOTER_NAMES, Comparison, PairingConfig
-from srmri_data.register import aligned_grid, reslice
-from srmri_data.safe_io import atomic_path, read_json, write_json, write_text
-from srmri_data.simulate import SimulationConfig, Truth, simulate_low_res
-from srmri_data.slices import Trim
-from srmri_data.types import Affine
-from srmri_data.volumes import Provenance, Volume
+from srmri_data.safe_io import read_json, write_json, write_text
+from srmri_data.voters import trunk_source
 from srmri_model.baselines.interpolation import interpolate
-from srmri_model.training.pairs import Degradation, SlicePair
-from srmri_model.training.slices import CachedVolume, assign, cache_volumes, read_split
-
-if TYPE_CHECKING:
-    from srmri_data.choices import SupervisedName
+from srmri_model.baselines.upscaler import UPSCALER, Upscaler, load_upscaler
+from srmri_model.bench.curation_pairs import (
+    FACTOR,
+    CurationConfig,
+    Gathered,
+    PairedSlices,
+    Scanned,
+)
+from srmri_model.checkpoints import Checkpoint, save_checkpoint
+from srmri_model.metrics import lpips, psnr, ssim
+from srmri_model.training.pairs import PairData, Pairs
+from srmri_model.training.ranks import Ranks
+from srmri_model.training.slices import CachedVolume, cache_volumes, roles_of
+from srmri_model.training.supervised import SupervisedTask
+from srmri_model.training.supervised_config import SupervisedConfig
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``."""
 
-Source = Literal["paper", "geometry", "bicubic", "truth"]
-SOURCES: tuple[Source, ...] = get_args(Source)
-"""Where pairs come from, in the order of the table."""
+SCHEMA_VERSION = 1
+"""Layout of ``curation.json``."""
 
 UNTRAINED = "interpolation"
 """Name of the row without a network."""
 
-LABELS: Mapping[str, str] = {
-    UNTRAINED: "no training: bicubic interpolation",
-    "paper": "LR scan, `--method paper`",
-    "geometry": "LR scan, `--method geometry`",
-    "bicubic": "simulated LR: HR made smaller, bicubic",
-    "truth": "LR scan, known truth (ceiling)",
-}
-"""What the rows are called."""
+LABELS: Mapping[str, str] = MappingProxyType(
+    {
+        UNTRAINED: "no training: bicubic interpolation",
+        "paper": "LR scans, --method paper",
+        "geometry": "LR scans, --method geometry",
+        "bicubic": "no LR scans: HR made smaller, bicubic",
+        "truth": "LR scans, known truth",
+    }
+)
+"""What rows are called."""
 
 FIGURES = ("psnr", "ssim", "lpips")
+"""What is measured inside the foreground."""
 
-_FACTOR = 2.0
 _BORDER = 2
-_EXACT = 0.5 + 1e-6
-_LEAST_LPIPS = 32 + 2 * _BORDER
+_PHANTOM_SHAPE, _PHANTOM_SPACING = (80, 120, 50), 0.15
+# The animals that are judged get noise of their own.
+_TEST_NUMBERS = 1000
 
 
-@dataclass(frozen=True)
-class CurationConfig:
-    """How the study is made.
+def run_curation(
+    data: Sequence[str],
+    out: Path,
+    config: CurationConfig,
+    *,
+    split: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train on pairs of several kinds and judge what comes of it.
+
+    What is in `out` already, pairs of an animal, a network, the figures of an animal, is not
+    computed again.
 
     Parameters
     ----------
-    model : str
-        Supervised baseline that learns from the pairs, in its scaled preset.
-    steps : int
-        Steps it learns for, the same for every kind of pairs.
-    sources : tuple of str
-        Kinds of pairs, of `SOURCES`.
-    animals : int
-        Training animals, at most.
-    test_animals : int
-        Animals to judge on, at most.
-    test_slices : int
-        LR slices of each that are judged, evenly spread.
-    plane : {"coronal", "axial", "sagittal", "acquired"}
-        Plane of the slices.
-    snr : float
-        Mean foreground of LR over the noise in each channel.
-    shift : float
-        Largest shift of a training animal along each axis, in HR voxels.
-    tilt : float
-        Largest rotation about each axis, in degrees.
-    voters : tuple of str
-        Who votes on pairs.
-    n_starts : int
-        Starts of the registration.
-    trim : int
-        Slices left out at each end of a scan before pairing.
-    seed : int
-        Of motion, noise, first weights and crops.
+    data : sequence of str
+        HR volumes, or folders of them; none for the phantom.
+    out : Path
+        Folder for cells and results.
+    config : CurationConfig
+        The study.
+    split : Path, optional
+        Which animals train and which are judged, see `srmri_model.training.slices.read_split`; by
+        default every eighth animal is judged.
+    force : bool
+        Replace a study of other settings or data that is in `out`.
+    progress : callable, optional
+        Called as ``progress(stage, done, total)``.
+
+    Returns
+    -------
+    dict
+        ``curation.json``: settings, and a row for every kind of pairs.
 
     Raises
     ------
     UsageError
-        If a value is out of range.
+        If there are no animals to train on or to judge, or `out` holds another study.
+    WeightsError
+        If no trunk of LPIPS is found.
     """
+    trunk_source(None)
+    step = progress or (lambda *_: None)
+    volumes = cache_volumes(
+        [Path(source) for source in data or phantoms(out)], out / "cache", progress=progress
+    )
+    training, judged = _divided(volumes, config, split)
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "config": {**asdict(config), "sources": list(config.sources), "voters": [*config.voters]},
+        "animals": [volume.subject for volume in training],
+        "judged": [volume.subject for volume in judged],
+        "volumes": [volume.path.name for volume in (*training, *judged)],
+    }
+    _claim(out, facts, force=force)
+    scans = _Scans(config)
+    pairs = {source: _gather(training, source, scans, out, step) for source in config.sources}
+    networks: dict[str, Upscaler | None] = {
+        source: _train(Gathered(found, config.plane), source, config, out, step)
+        for source, found in pairs.items()
+    }
+    rows = [UNTRAINED, *config.sources]
+    scores = _judge(judged, rows, networks, scans, out, step)
+    document = {
+        **facts,
+        "training": _settings(config).to_json(),
+        "rows": [_row(name, pairs, scores) for name in rows],
+        "scores": scores,
+    }
+    write_json(out / "curation.json", document)
+    write_text(out / "curation.csv", as_csv(document))
+    write_text(out / "curation.md", as_markdown(document))
+    return document
 
-    model: SupervisedName = "srcnn"
-    steps: int = 600
-    sources: tuple[Source, ...] = SOURCES
-    animals: int = 6
-    test_animals: int = 4
-    test_slices: int = 10
-    plane: Plane = "coronal"
-    snr: float = 25.0
-    shift: float = 1.5
-    tilt: float = 2.0
-    voters: tuple[str, ...] = VOTER_NAMES
-    n_starts: int = 3
-    trim: int = 2
-    seed: int = 0
 
-    def __post_init__(self) -> None:
-        """Refuse what can not be studied."""
-        unknown = [name for name in self.sources if name not in SOURCES]
-        if unknown or not self.sources or len(set(self.sources)) != len(self.sources):
+def phantoms(out: Path, count: int = 4) -> list[str]:
+    """Scan animals of the phantom, for a study without data.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the study; what is there already is kept.
+    count : int
+        How many.
+
+    Returns
+    -------
+    list of str
+        The folder of their volumes.
+    """
+    from srmri_data.formats.nifti_writer import write_nifti
+    from srmri_data.phantom import mouse_brain
+
+    folder = out / "phantom"
+    for animal in range(count):
+        path = folder / f"phantom{animal}.nii.gz"
+        if not path.exists():
+            brain = mouse_brain(_PHANTOM_SHAPE, _PHANTOM_SPACING, animal=animal)
+            write_nifti(path, np.asarray(brain.data, dtype=np.float32), brain.affine)
+    return [str(folder)]
+
+
+def _divided(
+    volumes: Sequence[CachedVolume], config: CurationConfig, split: Path | None
+) -> tuple[list[CachedVolume], list[CachedVolume]]:
+    """Return the animals to train on, and those to judge on."""
+    roles = roles_of([volume.subject for volume in volumes], split)
+    role = "validation" if split is None else config.role
+    training = [v for v in volumes if roles.get(v.subject) == "train"][: config.animals]
+    judged = [v for v in volumes if roles.get(v.subject) == role][: config.test_animals]
+    if not training or not judged:
+        raise UsageError(
+            f"{len(training)} animals to train on and {len(judged)} to judge on "
+            f"({role!r}); both are needed",
+            hint="give HR volumes of two animals or more, and a --split that names them",
+        )
+    return training, judged
+
+
+def _claim(out: Path, facts: Mapping[str, Any], *, force: bool) -> None:
+    """Refuse to mix studies."""
+    path = out / "study.json"
+    if path.exists() and read_json(path) != facts:
+        if not force:
             raise UsageError(
-                f"--sources {','.join(self.sources) or '(none)'}: choose one or more of "
-                f"{', '.join(SOURCES)}, each once"
+                f"{out} holds a study of other settings or data",
+                hint="choose another --out, or replace it with --force",
             )
-        for name in ("steps", "animals", "test_animals", "test_slices", "n_starts"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is at least 1; found {getattr(self, name)}")
-        if min(self.shift, self.tilt, self.trim, self.seed) < 0:
-            raise UsageError("shift, tilt, trim and seed are not negative")
-
-    def smoke(self) -> CurationConfig:
-        """Return the same study at the least size that runs every part of it.
-
-        Returns
-        -------
-        CurationConfig
-            Two training animals, one test animal, few steps, two voters.
-        """
-        return replace(
-            self, steps=40, animals=2, test_animals=1, test_slices=3, n_starts=1,
-            voters=("pca", "ssim"),
-        )  # fmt: skip
-
-    def pairing(self, method: Method) -> PairingConfig:
-        """Return how pairs are decided.
-
-        Parameters
-        ----------
-        method : {"geometry", "paper"}
-            As `srmri pair --method`.
-
-        Returns
-        -------
-        PairingConfig
-            Its settings.
-        """
-        return PairingConfig(
-            method=method,
-            plane=self.plane,
-            trim=Trim(self.trim, "slices"),
-            voters=self.voters,
-            n_starts=self.n_starts,
-            seed=self.seed,
-        )
+        for folder in ("pairs", "models", "scores"):
+            for file in (out / folder).glob("*"):
+                file.unlink()
+    for folder in ("pairs", "models", "scores"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    write_json(path, facts)
 
 
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """Pairs of one animal, from one source.
+def _gather(
+    volumes: Sequence[CachedVolume],
+    source: PairSource,
+    scans: _Scans,
+    out: Path,
+    step: Progress,
+) -> dict[str, PairedSlices]:
+    """Pair every training animal's slices."""
+    found = {}
+    for number, volume in enumerate(volumes):
+        step(f"pairs: {source}", number, len(volumes))
+        path = out / "pairs" / f"{volume.path.stem}-{source}.npz"
+        if not path.exists():
+            scans.of(volume, number).examples(source).save(path)
+        found[volume.subject] = PairedSlices.load(path)
+    step(f"pairs: {source}", len(volumes), len(volumes))
+    return found
+
+
+class _Scans:
+    """Scans of animals, simulated when they are first asked for."""
+
+    def __init__(self, config: CurationConfig) -> None:
+        self.config = config
+        self._made: dict[Path, Scanned] = {}
+
+    def of(self, volume: CachedVolume, number: int) -> Scanned:
+        """Return an animal's scans."""
+        if volume.path not in self._made:
+            moves = number < _TEST_NUMBERS
+            self._made[volume.path] = Scanned(volume, self.config, number, moves=moves)
+        return self._made[volume.path]
+
+
+def _settings(config: CurationConfig) -> SupervisedConfig:
+    return SupervisedConfig.for_preset(
+        config.model, "scaled", steps=config.steps, seed=config.seed, plane=config.plane
+    )
+
+
+def _train(
+    pairs: Pairs, source: PairSource, config: CurationConfig, out: Path, step: Progress
+) -> Upscaler | None:
+    """Train a network, as `srmri train --model` would; None where there is nothing to learn."""
+    path = out / "models" / f"{source}.safetensors"
+    if not len(pairs):
+        return None
+    if not path.exists():
+        settings = _settings(config)
+        task = SupervisedTask(settings)
+        task.data = PairData(pairs, pairs, pairs, "voxel-centre", source, (), ((FACTOR, FACTOR),))
+        shape = task.shape(None)
+        trainer, batches = task.prepare(shape, None, torch.device("cpu"), Ranks())
+        with contextlib.closing(batches.following(0)) as following:
+            for number in range(config.steps):
+                step(f"training: {source}", number, config.steps)
+                fraction = number / config.steps
+                rate = settings.learning_rate_at(number, fraction)
+                trainer.advance(next(following), rate, fraction)
+        step(f"training: {source}", config.steps, config.steps)
+        weights = dict(trainer.averaged().state_dict())
+        metadata = {"trained_on": source, "training": settings.to_json()}
+        save_checkpoint(path, Checkpoint(shape, weights, metadata=metadata), UPSCALER)
+    return load_upscaler(path)
+
+
+def _judge(
+    volumes: Sequence[CachedVolume],
+    rows: Sequence[str],
+    networks: Mapping[str, Upscaler | None],
+    scans: _Scans,
+    out: Path,
+    step: Progress,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure every row on every animal; by row and animal."""
+    scores: dict[str, dict[str, dict[str, float]]] = {name: {} for name in rows}
+    for number, volume in enumerate(volumes):
+        step("judging", number, len(volumes))
+        for name in rows:
+            network = networks.get(name)
+            if name != UNTRAINED and network is None:
+                continue
+            path = out / "scores" / f"{volume.path.stem}-{name}.json"
+            if not path.exists():
+                examples = scans.of(volume, _TEST_NUMBERS + number).examples("truth")
+                write_json(path, _scores(examples, network, scans.config.test_slices))
+            scores[name][volume.subject] = read_json(path)
+    step("judging", len(volumes), len(volumes))
+    return scores
+
+
+def _scores(examples: PairedSlices, network: Upscaler | None, count: int) -> dict[str, float]:
+    """Mean figures over slices, inside the foreground and away from the border."""
+    tissue = examples.foreground.mean(axis=(1, 2))
+    shown = np.flatnonzero(tissue >= tissue.max() / 4)
+    places = np.linspace(0, shown.size - 1, min(count, shown.size)).round()
+    found = []
+    for number in shown[places.astype(int)]:
+        low, high = examples.low_res[number], examples.high_res[number]
+        made = _enlarged(low, high.shape, network)
+        inner = (slice(_BORDER, -_BORDER),) * 2
+        trio = (np.ascontiguousarray(made[inner]), np.ascontiguousarray(high[inner]))
+        inside = np.ascontiguousarray(examples.foreground[number][inner])
+        found.append([measure(*trio, inside) for measure in (psnr, ssim, lpips)])
+    means = np.mean(found, axis=0).tolist()
+    return {**dict(zip(FIGURES, means, strict=True)), "slices": len(found)}
+
+
+def _enlarged(
+    low: NDArray[np.float32], shape: tuple[int, ...], network: Upscaler | None
+) -> NDArray[np.float32]:
+    if network is None:
+        return interpolate(low, shape, FACTOR, "bicubic")
+    with torch.no_grad():
+        made = network(torch.from_numpy(low)[None, None], (shape[0], shape[1]))
+    return np.asarray(made[0, 0].numpy())
+
+
+def _row(
+    name: str,
+    pairs: Mapping[PairSource, Mapping[str, PairedSlices]],
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> dict[str, Any]:
+    """One row of the table: pairs, and mean and standard deviation over animals."""
+    row: dict[str, Any] = {"name": name, "label": LABELS[name]}
+    animals = [
+        found for source, group in pairs.items() if source == name for found in group.values()
+    ]
+    if animals:
+        counts = np.array([len(found.slices) for found in animals])
+        row["pairs"] = int(counts.sum())
+        row["offered"] = sum(found.offered for found in animals)
+        for figure in ("exact", "misplaced"):
+            values = np.array([getattr(found, figure) for found in animals])
+            used = counts > 0
+            row[figure] = (
+                float(np.average(values[used], weights=counts[used])) if used.any() else None
+            )
+    for figure in FIGURES:
+        values = np.array([found[figure] for found in scores[name].values()])
+        row[figure] = float(values.mean()) if values.size else None
+        row[f"{figure}_sd"] = float(values.std(ddof=1)) if values.size > 1 else None
+    return row
+
+
+def as_csv(document: Mapping[str, Any]) -> str:
+    """Return a row per kind of pairs and animal.
 
     Parameters
     ----------
-    low_res : (n, h, w) ndarray of float32
-        LR slices on HR's [0, 1] scale.
-    high_res : (n, H, W) ndarray of float32
-        What they are paired with.
-    foreground : (n, H, W) ndarray of bool
-        Tissue that was measured.
-    slices : (n,) ndarray of int
-        Numbers of the slices.
-    no_signal : float
-        Where no signal lies on the scale.
-    offered : int
-        Slices that could have been paired.
-    exact : float
-        Share of the pairs within half an HR slice of the truth.
-    misplaced : float
-        Mean distance between where the pairs put the reference point in the plane and where it
-        is, in HR voxels.
+    document : mapping
+        From `run_curation`.
+
+    Returns
+    -------
+    str
+        ``source, subject, slices, psnr, ssim, lpips, pairs, offered, exact, misplaced``.
     """
-
-    low_res: NDArray[np.float32]
-    high_res: NDArray[np.float32]
-    foreground: NDArray[np.bool_]
-    slices: NDArray[np.int64]
-    no_signal: float
-    offered: int
-    exact: float
-    misplaced: float
-
-    def save(self, path: Path) -> None:
-        """Write them to a file.
-
-        Parameters
-        ----------
-        path : Path
-            An ``.npz`` file; it appears when it is complete.
-        """
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **vars(self))
-
-    @classmethod
-    def load(cls, path: Path) -> Examples:
-        """Read what `save` wrote.
-
-        Parameters
-        ----------
-        path : Path
-            The file.
-
-        Returns
-        -------
-        Examples
-            The pairs.
-        """
-        with np.load(path) as found:
-            values = {name: found[name] for name in found.files}
-        return cls(**{n: v if v.ndim else v.item() for n, v in values.items()})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    of_pairs = ("pairs", "offered", "exact", "misplaced")
+    writer.writerow(("source", "subject", "slices", *FIGURES, *of_pairs))
+    for row in document["rows"]:
+        for subject, found in document["scores"][row["name"]].items():
+            figures = [round(found[name], 6) for name in FIGURES]
+            known = [row.get(name, "") for name in of_pairs]
+            writer.writerow((row["name"], subject, found["slices"], *figures, *known))
+    return text.getvalue()
 
 
-class Gathered:
-    """Pairs of several animals, as training takes them.
+def as_markdown(document: Mapping[str, Any]) -> str:
+    """Return the table, with what it stands on.
 
     Parameters
     ----------
-    animals : mapping of str to Examples
-        By subject.
-    plane : str
-        Plane of the slices.
-    """
+    document : mapping
+        From `run_curation`.
 
-    def __init__(self, animals: Mapping[str, Examples], plane: Plane) -> None:
-        self._animals, self._plane = animals, plane
-        self._places = [(s, n) for s, found in animals.items() for n in range(len(found.slices))]
-        self.subjects = [subject for subject, _ in self._places]
-        self.sizes: list[tuple[int, int]] = [
-            (found.high_res.shape[1], found.high_res.shape[2])
-            for found in (animals[subject] for subject in self.subjects)
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    config = document["config"]
+    lines = [
+        f"{config['model'].upper()}, {config['steps']} steps on each kind of pairs, of "
+        f"{len(document['animals'])} animals; mean ± sd over {len(document['judged'])} others, "
+        f"inside the foreground. LR: k-space truncated by {FACTOR:g} along every axis, complex "
+        f"noise at SNR {config['snr']:g}; training animals moved by up to {config['shift']:g} HR "
+        f"voxels and {config['tilt']:g}° along and about each axis.",
+        "",
+        "| trained on | pairs | exact | misplaced in plane | PSNR (dB) | SSIM | LPIPS |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in document["rows"]:
+        pairs = f"{row['pairs']} of {row['offered']}" if "pairs" in row else "–"
+        exact = _shown(row.get("exact"), "{:.0%}")
+        misplaced = _shown(row.get("misplaced"), "{:.2f} voxels")
+        figures = [
+            _shown(row[name], form) + _shown(row[f"{name}_sd"], " ± " + form, "")
+            for name, form in zip(FIGURES, ("{:.2f}", "{:.3f}", "{:.3f}"), strict=True)
         ]
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int, /) -> SlicePair:
-        subject, number = self._places[index]
-        found = self._animals[subject]
-        return SlicePair(
-            low_res=found.low_res[number],
-            high_res=found.high_res[number],
-            foreground=found.foreground[number],
-            subject=subject,
-            volume=subject,
-            plane=self._plane,
-            slice_index=int(found.slices[number]),
-            factor=(_FACTOR, _FACTOR),
-            no_signal=found.no_signal,
-        )
+        cells = " | ".join([row["label"], pairs, exact, misplaced, *figures])
+        lines.append(f"| {cells} |")
+    return "\n".join([*lines, ""])
 
 
-class Scanned:
-    """An animal that was scanned at HR, and again at LR after it has moved.
-
-    Parameters
-    ----------
-    volume : CachedVolume
-        HR.
-    config : CurationConfig
-        The study.
-    number : int
-        Which animal: seed of its motion and noise.
-    moves : bool
-        Whether it has moved.
-    """
-
-    def __init__(
-        self, volume: CachedVolume, config: CurationConfig, number: int, *, moves: bool
-    ) -> None:
-        low, high = volume.intensity
-        self.no_signal = -low / (high - low)
-        # Scanner units again, as magnitudes; what was 0 there has to be 0 here.
-        signal = np.load(volume.path) - np.float32(self.no_signal)
-        signal[np.abs(signal) < 1e-6] = 0
-        scan = Volume(signal, np.array(volume.affine), Provenance(volume.path, "memory"))
-        random = np.random.default_rng((config.seed, number))
-        voxel = float(np.mean(np.linalg.norm(scan.affine[:3, :3], axis=0)))
-        shift = random.uniform(-1, 1, 3) * config.shift * voxel * 1000 * moves
-        tilt = random.uniform(-1, 1, 3) * config.tilt * moves
-        made = simulate_low_res(
-            scan,
-            SimulationConfig(
-                factor=(_FACTOR,) * 3,
-                shift_um=(shift[0], shift[1], shift[2]),
-                tilt_deg=(tilt[0], tilt[1], tilt[2]),
-                snr=config.snr,
-                seed=config.seed + number,
-            ),
-        )
-        self.config, self.subject, self.low, self.high = (
-            config,
-            volume.subject,
-            made.low_res,
-            made.high_res,
-        )
-        self.truth = Truth(
-            low_to_high=made.low_to_high,
-            low_res_shape=self.low.shape,
-            high_res_shape=self.high.shape,
-            low_res_affine=self.low.affine,
-            high_res_affine=self.high.affine,
-            config=made.config,
-            noise_sigma=made.noise_sigma,
-        )
-
-    def examples(self, source: Source) -> Examples:
-        """Pair the animal's slices.
-
-        Parameters
-        ----------
-        source : str
-            Of `SOURCES`.
-
-        Returns
-        -------
-        Examples
-            Pairs that were accepted.
-        """
-        method: Method = "paper" if source == "paper" else "geometry"
-        plan = Comparison.of(self.low, self.high, self.config.pairing(method))
-        stacks = Stacks.of(plan, self.low, self.high, lambda *_: None)
-        if source == "bicubic":
-            return self._made_smaller(plan, stacks)
-        if source == "truth":
-            taken = np.flatnonzero(~stacks.empty)
-            images, measured = self._resliced(plan, stacks, self._true_map(plan))
-            return self._examples(plan, stacks, taken, images[taken], measured[taken], 1.0, 0.0)
-        paired = pair_stacks(plan, stacks, truth=self.truth)
-        pairs = paired.pairs
-        taken = np.flatnonzero((pairs["status"] == "auto").to_numpy())
-        if source == "paper":
-            # The pairs of the paper: whole HR slices as they were scanned.
-            chosen = pairs["hr_slice"].to_numpy()[taken]
-            window = plan.high_window
-            images = stacks.high_slices[chosen][
-                :, slice(*window.rows), slice(*window.cols)
-            ].astype(np.float32)
-            measured = np.ones(images.shape, dtype=np.bool_)
-            believed = np.linalg.inv(plan.high_frame.affine) @ plan.low_frame.affine
-        else:
-            alignment = paired.alignment
-            assert alignment is not None  # noqa: S101
-            believed = alignment.geometry.to_high
-            images, measured = self._resliced(plan, stacks, believed)
-            images, measured = images[taken], measured[taken]
-        errors = np.abs(pairs["error_slices"].to_numpy(dtype=float)[taken])
-        points = np.column_stack([plan.low_window.slice_numbers, stacks.reference])[taken]
-        apart = apply_affine(believed, points) - apply_affine(self._true_map(plan), points)
-        misplaced = np.linalg.norm(apart[:, 1:], axis=1)
-        return self._examples(
-            plan, stacks, taken, images, measured,
-            float((errors <= _EXACT).mean()) if taken.size else np.nan,
-            float(misplaced.mean()) if taken.size else np.nan,
-        )  # fmt: skip
-
-    def _true_map(self, plan: Comparison) -> Affine:
-        """LR (slice, row, col) to HR (slice, row, col)."""
-        to_high = np.linalg.inv(plan.high_frame.to_voxel) @ self.truth.low_to_high
-        return np.asarray(to_high @ plan.low_frame.to_voxel)
-
-    def _resliced(
-        self, plan: Comparison, stacks: Stacks, low_to_high: Affine
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """HR on LR's planes, as a run folder's ``hr_aligned``."""
-        affine, shape = aligned_grid(plan.low_frame, plan.high_frame, plan.low_window)
-        to_low = np.linalg.inv(plan.low_frame.affine) @ affine
-        return reslice(stacks.high_slices, low_to_high @ to_low, shape)
-
-    def _examples(
-        self,
-        plan: Comparison,
-        stacks: Stacks,
-        taken: NDArray[np.int64],
-        images: NDArray[np.float32],
-        measured: NDArray[np.bool_],
-        exact: float,
-        misplaced: float,
-    ) -> Examples:
-        zero = np.float32(self.no_signal)
-        low = stacks.low_slices[plan.low_window.index][taken].astype(np.float32)
-        return Examples(
-            low + zero, images + zero, (images + zero > 0) & measured,
-            plan.low_window.slice_numbers[taken], self.no_signal,
-            int((~stacks.empty).sum()), exact, misplaced,
-        )  # fmt: skip
-
-    def _made_smaller(self, plan: Comparison, stacks: Stacks) -> Examples:
-        """HR slices, and what bicubic interpolation makes of them: no scan is needed."""
-        window = plan.high_window
-        images = stacks.high_slices[window.index].astype(np.float32) + np.float32(self.no_signal)
-        area = (images > 0).sum(axis=(1, 2))
-        taken = np.flatnonzero(area >= max(1, 0.05 * area.max()))
-        made = Degradation("bicubic", factor=_FACTOR, sigma_y=0.0, magnitude=False)
-        low = [made.apply(images[n], subject=self.subject, slice_index=int(n)) for n in taken]
-        return Examples(
-            np.stack(low), images[taken], images[taken] > 0, window.slice_numbers[taken],
-            self.no_signal, taken.size, 1.0, 0.0,
-        )  # fmt: skip
+def _shown(value: float | None, form: str, missing: str = "–") -> str:
+    return missing if value is None else form.format(value)

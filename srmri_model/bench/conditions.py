@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from srmri_model.bench.models import Trained
 from srmri_model.bench.plan import TablesConfig
 from srmri_model.bench.tasks import Task
 from srmri_model.training.pairs import PairData, Pairs
@@ -86,7 +87,7 @@ def _made(task: Task) -> str:
 
 
 def run_conditions(
-    config: TablesConfig, rhos: Mapping[str, float], trained: Mapping[str, Mapping[str, Any]]
+    config: TablesConfig, rhos: Mapping[str, float], models: Trained
 ) -> list[tuple[str, str]]:
     """Say what was spent.
 
@@ -96,8 +97,8 @@ def run_conditions(
         Settings.
     rhos : mapping of str to float
         Step sizes that were tuned.
-    trained : mapping of str to mapping
-        What training tells of every network that was trained here.
+    models : Trained
+        Networks that were loaded or trained.
 
     Returns
     -------
@@ -113,7 +114,10 @@ def run_conditions(
         ("draws of fast, mean", str(config.draws)),
         ("seed", str(config.seed)),
     ]  # fmt: skip
-    for name, facts in trained.items():
+    if models.weights is not None:
+        hashed = models.sha256("score")
+        found.append(("score model", f"{models.weights.name}, SHA-256 {hashed[:12]}…"))
+    for name, facts in models.trained.items():
         shown = ", ".join(f"{key} {_plain(value)}" for key, value in facts.items())
         found.append((f"trained: {name}", shown))
     return found

@@ -130,7 +130,7 @@ def run_tables(
     conditions = [
         *data_conditions(given, pairs, tasks, acquired=acquired, cropped=config.smoke),
         *(("note", text) for text in (*notes, *note)),
-        *run_conditions(config, rhos, models.trained),
+        *run_conditions(config, rhos, models),
         *machine_conditions(command),
     ]
     results = Results(
@@ -219,7 +219,15 @@ def _weights(
 
 
 def _domain(models: Trained, config: TablesConfig) -> Mapping[str, Any]:
-    return read_description(models.score_path())[1].get("domain") or {}
+    """Read what the score model knows of its images; nothing where no method needs one."""
+    methods = methods_for(config, {})
+    if models.weights is None and all(methods[n].method.needs != "score" for n in config.names):
+        return {}
+    try:
+        return read_description(models.score_path())[1].get("domain") or {}
+    except SrmriError:
+        # The methods that need it will tell why.
+        return {}
 
 
 def _trials(pairs: Pairs, physics: Physics, domain: Mapping[str, Any]) -> list[Task]:

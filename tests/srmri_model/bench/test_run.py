@@ -145,6 +145,17 @@ def test_subjects_and_methods_that_are_not_there_are_refused(animals, tmp_path):
         run_tables([], tmp_path, CONFIG)
 
 
+def test_acquired_pairs_of_an_exported_dataset_are_judged_as_they_are(exported, animals, tmp_path):
+    config = TablesConfig.chosen(smoke=True, methods=("lanczos3",))
+    document = run_tables([str(exported)], tmp_path / "out", config, weights=animals.weights)
+    assert document["failures"] == {}
+    conditions = dict(document["conditions"])
+    assert conditions["LR"] == "acquired"
+    rows = figures(tmp_path / "out")
+    assert {row["method"] for row in rows} == {"bicubic", "lanczos3", "hr-repeat"}
+    assert all(float(row["psnr"]) > 5 for row in rows)
+
+
 def test_a_smoke_run_leaves_the_test_animals_alone(animals, tmp_path):
     data = Path(shutil.copytree(animals.data, tmp_path / "data"))
     (data / "c1.nii.gz").write_bytes((data / "c1.nii.gz").read_bytes()[:4000])

@@ -30,7 +30,7 @@ def animals(tmp_path_factory) -> Animals:
     """Five small animals; session-wide, so tests must not change them."""
     root = tmp_path_factory.mktemp("animals")
     for seed, name in enumerate(("a1", "a2", "a3", "b1", "c1")):
-        volume = ball((44, 12, 48), seed=seed, noise=0.01)
+        volume = ball((44, 12, 48), seed=seed, noise=0.002)
         write_nifti(root / "data" / f"{name}.nii.gz", volume, np.diag([0.15, 0.15, 0.15, 1]))
     split = root / "split.json"
     split.write_text(json.dumps({"train": ["a1", "a2", "a3"], "tune": ["b1"], "test": ["c1"]}))

@@ -8,13 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from srmri_data.errors import UsageError
+from cli import app
+from srmri_data.errors import UsageError, WeightsError
 from srmri_data.formats.nifti_writer import write_nifti
 from srmri_data.phantom import mouse_brain
 from srmri_data.voters import trunk_source
-from srmri_model.bench.curation import SOURCES, as_csv, as_markdown, run_curation
-from srmri_model.bench.curation_pairs import CurationConfig, Gathered, PairedSlices, Scanned
+from srmri_model.bench.curation import as_csv, as_markdown, run_curation
+from srmri_model.bench.curation_pairs import (
+    SOURCES,
+    CurationConfig,
+    Gathered,
+    PairedSlices,
+    Scanned,
+)
 from srmri_model.operators import make_operator
 from srmri_model.training.slices import cache_volumes
 
@@ -104,8 +112,8 @@ def test_an_animal_that_stays_is_where_its_affine_says(brains, tmp_path):
 def studied(brains, tmp_path_factory):
     try:
         trunk_source(None)
-    except Exception:
-        pytest.skip("LPIPS has no trunk here")
+    except WeightsError as error:
+        pytest.skip(f"LPIPS has no trunk here: {error}")
     out = tmp_path_factory.mktemp("study") / "out"
     return out, run_curation([str(brains)], out, CONFIG)
 
@@ -151,3 +159,16 @@ def test_settings_that_can_not_be_are_refused():
 def test_one_animal_is_not_enough(brains, tmp_path):
     with pytest.raises(UsageError, match="0 to judge on"):
         run_curation([str(brains / "brain0.nii.gz")], tmp_path, CONFIG)
+
+
+def test_the_command_refuses_what_the_study_would(studied, brains):
+    out, document = studied
+    arguments = [
+        "bench", "curation", "--data", str(brains), "--out", str(out), "--json", "-q",
+    ]  # fmt: skip
+    refused = CliRunner().invoke(app, arguments)
+    assert isinstance(refused.exception, UsageError | SystemExit)
+    assert "other settings or data" in (str(refused.exception) + refused.stderr)
+    unknown = CliRunner().invoke(app, [*arguments, "--sources", "magic"])
+    assert "choose one or more" in (str(unknown.exception) + unknown.stderr)
+    assert (out / "curation.md").read_text(encoding="utf-8") == as_markdown(document)

@@ -383,7 +383,19 @@ def _style(palette: Palette, *, salt: str) -> AbstractContextManager[Any]:
     )
 
 
-def _figure(width: int, height: int) -> Figure:
+def new_figure(width: int, height: int) -> Figure:
+    """Make a figure that lays itself out.
+
+    Parameters
+    ----------
+    width, height : int
+        In points.
+
+    Returns
+    -------
+    Figure
+        Without axes.
+    """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -397,7 +409,7 @@ def _draw_correspondence(
     from matplotlib.markers import CARETDOWN, CARETUP
 
     narrow = width < _WIDE
-    figure = _figure(width, 640 if narrow else 660)
+    figure = new_figure(width, 640 if narrow else 660)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.2])
     slices = series.low_res_slice
 
@@ -527,7 +539,7 @@ def _shade_empty(axes: Axes, series: PairSeries, palette: Palette) -> None:
 
 def _draw_agreement(series: PairSeries, palette: Palette, width: int) -> Figure:
     counts, voters = agreement(series), pairwise_agreement(series)
-    figure = _figure(width, 330)
+    figure = new_figure(width, 330)
     top, bottom = figure.subplots(2, 1, height_ratios=[len(counts), 1.6 * max(1, len(voters))])
 
     total = max(1, sum(count for _, count in counts))
@@ -577,7 +589,7 @@ def _bar_axis(axes: Axes, at: np.ndarray, labels: Sequence[str], *, limit: float
 
 
 def _draw_margins(series: PairSeries, palette: Palette, width: int) -> Figure:
-    figure = _figure(width, 330)
+    figure = new_figure(width, 330)
     axes = figure.subplots()
     kept = ~series.empty & np.isfinite(series.margin)
     top = float(np.percentile(series.margin[kept], 99)) or 1.0
@@ -591,7 +603,7 @@ def _draw_margins(series: PairSeries, palette: Palette, width: int) -> Figure:
 
 
 def _draw_confidence(series: PairSeries, palette: Palette, width: int) -> Figure:
-    figure = _figure(width, 330)
+    figure = new_figure(width, 330)
     axes = figure.subplots()
     kept = ~series.empty & np.isfinite(series.confidence)
     _stacked(axes, series.confidence, kept, np.linspace(0, 1, 21), series, palette)
@@ -609,7 +621,7 @@ def _draw_confidence(series: PairSeries, palette: Palette, width: int) -> Figure
 def _draw_reliability(
     reliability: Sequence[Mapping[str, float]], palette: Palette, width: int
 ) -> Figure:
-    figure = _figure(width, 360)
+    figure = new_figure(width, 360)
     axes = figure.subplots()
     stated, right, n = (
         np.array([float(row[key]) for row in reliability])
@@ -636,7 +648,7 @@ def _draw_scores(
     width: int,
 ) -> Figure:
     narrow = width < _WIDE
-    figure = _figure(width, 760 if narrow else 560)
+    figure = new_figure(width, 760 if narrow else 560)
     shape = (-(-len(maps) // 2), 2) if narrow else (1, len(maps))
     panels = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
     for axes in panels[len(maps) :]:
@@ -689,7 +701,7 @@ def _valley() -> Any:
 
 
 def _draw_errors(series: PairSeries, palette: Palette, width: int) -> Figure:
-    figure = _figure(width, 330)
+    figure = new_figure(width, 330)
     axes = figure.subplots()
     error = series.position - series.truth
     kept = ~series.empty & np.isfinite(error)
@@ -747,7 +759,7 @@ def _draw_distances(
     width: int,
 ) -> Figure:
     stacked = width < _WIDE
-    figure = _figure(width, 270 * len(maps) if stacked else 400)
+    figure = new_figure(width, 270 * len(maps) if stacked else 400)
     shape = (len(maps), 1) if stacked else (1, len(maps))
     panels = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (name, (picture, edges)) in zip(panels, maps.items(), strict=True):

@@ -12,16 +12,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from srmri_data import ingest
 from srmri_data.choices import ANATOMICAL, Plane
 from srmri_data.dataset import SliceDataset, SliceItem
-from srmri_data.dataset_schema import Split
+from srmri_data.dataset_schema import COLUMNS, Split
 from srmri_data.errors import FormatError, MissingInputError, UsageError
 from srmri_data.safe_io import atomic_path, read_json, write_json
 from srmri_data.slices import intensity_map, stack_frame
@@ -36,8 +36,12 @@ _CACHE_SCHEMA = 1
 Progress = Callable[[str, int, int], None]
 
 
-class Slices(Protocol):
-    """Slices by number: `VolumeSlices`, `DatasetSlices`, or a `Subset` of these."""
+Item = TypeVar("Item")
+_Item = TypeVar("_Item", covariant=True)
+
+
+class Items(Protocol[_Item]):
+    """Slices or pairs by number, from volumes or a dataset, or a `Subset` of these."""
 
     @property
     def subjects(self) -> Sequence[str]:
@@ -45,11 +49,15 @@ class Slices(Protocol):
 
     @property
     def sizes(self) -> Sequence[tuple[int, int]]:
-        """Rows and columns of every slice."""
+        """Rows and columns of every slice, in HR voxels."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> SliceItem: ...
+    def __getitem__(self, index: int, /) -> _Item: ...
+
+
+Slices: TypeAlias = Items[SliceItem]
+"""Slices by number: `VolumeSlices`, `DatasetSlices`, or a `Subset` of these."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +239,31 @@ def _kept(slices: NDArray[np.float32]) -> list[int]:
     return [int(n) for n in np.flatnonzero(area >= max(1.0, _EMPTY_SHARE * area.max()))]
 
 
+class ImageFile:
+    """Images of any sizes, one after another in one memory-mapped file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    sizes : sequence of tuple of int
+        Rows and columns of every image.
+    dtype : dtype-like
+        Of its pixels.
+    """
+
+    def __init__(
+        self, path: Path, sizes: Sequence[tuple[int, int]], dtype: DTypeLike = np.float32
+    ) -> None:
+        self.sizes = [(int(rows), int(cols)) for rows, cols in sizes]
+        self._pixels = np.memmap(path, dtype=dtype, mode="r")
+        self._starts = np.cumsum([0, *(rows * cols for rows, cols in self.sizes)])
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        pixels = self._pixels[self._starts[index] : self._starts[index + 1]]
+        return np.array(pixels).reshape(self.sizes[index])
+
+
 class DatasetSlices:
     """Slices of a published dataset, decoded once into one memory-mapped file.
 
@@ -245,21 +278,19 @@ class DatasetSlices:
     """
 
     def __init__(self, pixels: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._pixels = np.memmap(pixels, dtype=np.float32, mode="r")
+        self._images = ImageFile(pixels, [row["size"] for row in rows])
         self._rows = rows
         self.subjects = [str(row["subject"]) for row in rows]
         self.planes = [str(row["plane"]) for row in rows]
-        self.sizes: list[tuple[int, int]] = [(row["size"][0], row["size"][1]) for row in rows]
-        self._starts = np.cumsum([0, *(n_rows * n_cols for n_rows, n_cols in self.sizes)])
+        self.sizes = self._images.sizes
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int, /) -> SliceItem:
         row = self._rows[index]
-        image = self._pixels[self._starts[index] : self._starts[index + 1]]
         return SliceItem(
-            image=np.array(image).reshape(self.sizes[index]),
+            image=self._images[index],
             subject=row["subject"],
             volume=row["volume"],
             plane=row["plane"],
@@ -305,18 +336,18 @@ def cache_dataset(
     return DatasetSlices(pixels, read_json(index, max_bytes=1 << 30))
 
 
-class Subset:
-    """Some of the slices.
+class Subset(Generic[Item]):
+    """Some of the slices or pairs.
 
     Parameters
     ----------
-    slices : Slices
+    slices : Items
         All of them.
     indices : sequence of int
         Which.
     """
 
-    def __init__(self, slices: Slices, indices: Sequence[int]) -> None:
+    def __init__(self, slices: Items[Item], indices: Sequence[int]) -> None:
         self.slices = slices
         self.indices = [int(index) for index in indices]
 
@@ -335,20 +366,20 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int, /) -> SliceItem:
+    def __getitem__(self, index: int, /) -> Item:
         return self.slices[self.indices[index]]
 
 
-class Concatenation:
-    """The slices of several sources, one after another.
+class Concatenation(Generic[Item]):
+    """The slices or pairs of several sources, one after another.
 
     Parameters
     ----------
-    *parts : Slices
+    *parts : Items
         The sources.
     """
 
-    def __init__(self, *parts: Slices) -> None:
+    def __init__(self, *parts: Items[Item]) -> None:
         self._places = [(part, n) for part in parts for n in range(len(part))]
         self.subjects = [subject for part in parts for subject in part.subjects]
         self.sizes = [size for part in parts for size in part.sizes]
@@ -356,7 +387,7 @@ class Concatenation:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int, /) -> SliceItem:
+    def __getitem__(self, index: int, /) -> Item:
         part, number = self._places[index]
         return part[number]
 
@@ -513,19 +544,56 @@ def open_data(
     SrmriError
         If the data can not be read.
     """
-    if len(data) == 1 and _is_dataset(data[0]):
+    if len(data) == 1 and is_dataset(data[0]):
         return _open_dataset(data[0], planes, cache, split=split, progress=progress)
     volumes = cache_volumes([Path(source) for source in data], cache, progress=progress)
     slices = VolumeSlices(volumes, planes)
-    return _divided(slices, _roles(slices, split))
+    return _training_data(divide(slices, roles_of(slices.subjects, split)))
 
 
-def _is_dataset(source: str) -> bool:
-    """Tell a dataset, exported or on the Hub, from images."""
+def is_dataset(source: str) -> bool:
+    """Tell a dataset, exported or on the Hub, from images.
+
+    Parameters
+    ----------
+    source : str
+        What was given as data.
+
+    Returns
+    -------
+    bool
+        Whether it is a folder with tables of slices or pairs, or no path but a Hub id.
+    """
     path = Path(source)
     if path.exists():
-        return (path / "data" / "slices_hr").is_dir()
+        return any((path / "data" / config).is_dir() for config in COLUMNS)
     return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", source) is not None
+
+
+def locate(source: str) -> tuple[str, str | None]:
+    """Part a dataset's place from its revision.
+
+    Parameters
+    ----------
+    source : str
+        Folder, or Hub id with ``@revision`` after it or without.
+
+    Returns
+    -------
+    where : str
+        Folder or Hub id.
+    revision : str or None
+        None for folders and where none is given.
+
+    Examples
+    --------
+    >>> locate("owner/name@v1")
+    ('owner/name', 'v1')
+    """
+    name, _, revision = source.partition("@")
+    if not revision or Path(source).exists():
+        return source, None
+    return name, revision
 
 
 def _open_dataset(
@@ -537,10 +605,8 @@ def _open_dataset(
     progress: Progress | None,
 ) -> TrainingData:
     """Open the training and validation splits of a dataset."""
-    name, at, revision = source.partition("@")
-    where = name if at and not Path(source).exists() else source
+    where, pinned = locate(source)
     plane = planes[0] if len(planes) == 1 else None
-    pinned = revision if where == name and at else None
     key = hashlib.sha256(repr((where, pinned, plane)).encode()).hexdigest()[:16]
 
     def opened(part: Split) -> Slices:
@@ -553,20 +619,70 @@ def _open_dataset(
     try:
         validation = opened("validation")
     except MissingInputError:
-        return _divided(train, _roles(train, split))
+        return _training_data(divide(train, roles_of(train.subjects, split)))
     if split is None:
         return TrainingData(train, validation, ())
     both = Concatenation(train, validation)
-    return _divided(both, _roles(both, split))
+    return _training_data(divide(both, roles_of(both.subjects, split)))
 
 
-def _roles(slices: Slices, split: Path | None) -> dict[str, str]:
-    subjects = list(dict.fromkeys(slices.subjects))
-    return hold_out(subjects) if split is None else assign(subjects, read_split(split))
+def roles_of(subjects: Sequence[str], split: Path | None) -> dict[str, str]:
+    """Find the split of every subject, from a file or by holding some out.
+
+    Parameters
+    ----------
+    subjects : sequence of str
+        Subject of every slice.
+    split : Path, optional
+        See `read_split`.
+
+    Returns
+    -------
+    dict of str to str
+        From `assign`, or `hold_out` without a file.
+    """
+    names = list(dict.fromkeys(subjects))
+    return hold_out(names) if split is None else assign(names, read_split(split))
 
 
-def _divided(slices: Slices, roles: Mapping[str, str]) -> TrainingData:
-    """Divide slices by the roles of their subjects."""
+@dataclass(frozen=True)
+class Parts(Generic[Item]):
+    """Slices or pairs, divided by subject.
+
+    Parameters
+    ----------
+    train, validation, test : Items
+        Those to train on, to choose by, and to leave alone until the end; the last may be empty.
+    notes : tuple of str
+        What a careful user should know.
+    """
+
+    train: Items[Item]
+    validation: Items[Item]
+    test: Items[Item]
+    notes: tuple[str, ...]
+
+
+def divide(slices: Items[Item], roles: Mapping[str, str]) -> Parts[Item]:
+    """Divide slices or pairs by the roles of their subjects.
+
+    Parameters
+    ----------
+    slices : Items
+        All of them.
+    roles : mapping of str to str
+        Split by subject; subjects without one are left out.
+
+    Returns
+    -------
+    Parts
+        Validation is ``validation``, else ``tune``, else what is trained on.
+
+    Raises
+    ------
+    UsageError
+        If nothing is left to train on.
+    """
     subjects = slices.subjects
     members: dict[str, list[int]] = {}
     for index, subject in enumerate(subjects):
@@ -580,11 +696,16 @@ def _divided(slices: Slices, roles: Mapping[str, str]) -> TrainingData:
             hint=f"the data name them {', '.join(sorted(set(subjects))[:3])}, …",
         )
     train = Subset(slices, members["train"])
+    test = Subset(slices, members.get("test", []))
     held_out = members.get("validation") or members.get("tune")
     if held_out is None:
         notes.append("no subject is held out: validation is on subjects that were trained on")
-        return TrainingData(train, train, tuple(notes))
-    return TrainingData(train, Subset(slices, held_out), tuple(notes))
+        return Parts(train, train, test, tuple(notes))
+    return Parts(train, Subset(slices, held_out), test, tuple(notes))
+
+
+def _training_data(parts: Parts[SliceItem]) -> TrainingData:
+    return TrainingData(parts.train, parts.validation, parts.notes)
 
 
 def plane_index(

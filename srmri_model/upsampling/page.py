@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srmri_data.choices import ANATOMICAL
-from srmri_data.reports.figures import PALETTE, Chart, Palette, svg
+from srmri_data.reports.figures import PALETTE, Chart, Palette, new_figure, svg
 from srmri_data.reports.html import render
+from srmri_data.reports.pictures import colour, data_uri, grey
 from srmri_data.safe_io import write_text
 from srmri_data.slices import StackFrame, stack_frame
 from srmri_model.upsampling.plan import UpsamplePlan, nearest
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 _WIDE, _NARROW = 500, 380
 _SHOWN_SIGMAS = 3.0
-_MAX_EDGE = 900
 _MAX_HEIGHT = 380
 _MAX_POINTS = 1500
 
@@ -188,18 +186,22 @@ def _planes(plan: UpsamplePlan, measured: Measured, result: Result) -> list[dict
             return frame.view(volume)[number]
 
         images = [
-            ("LR", "as measured", _grey(cut(low))),
-            ("SR", "the result", _grey(cut(result.estimate))),
+            ("LR", "as measured", data_uri(grey(cut(low)))),
+            ("SR", "the result", data_uri(grey(cut(result.estimate)))),
         ]
         if result.std is not None:
             images.append(
-                ("Std", f"0 to {brightest:.2g}", _colour(cut(result.std) / brightest, "magma"))
+                (
+                    "Std",
+                    f"0 to {brightest:.2g}",
+                    data_uri(colour(cut(result.std) / brightest, "magma")),
+                )
             )
         images.append(
             (
                 "Residual",
                 "±3 σ_y, blue: too dark",
-                _colour(0.5 - cut(residual) / (2 * limit), "RdBu"),
+                data_uri(colour(0.5 - cut(residual) / (2 * limit), "RdBu")),
             )
         )
         height, width = (n * mm for n, mm in zip(frame.shape[1:], frame.spacing[1:], strict=True))
@@ -222,26 +224,6 @@ def _middle(frame: StackFrame, inside: NDArray[np.bool_]) -> int:
     if area[-1] == 0:
         return frame.shape[0] // 2
     return int(np.searchsorted(area, area[-1] / 2))
-
-
-def _grey(image: NDArray[Any]) -> str:
-    return _uri(np.round(255 * np.clip(image, 0, 1)).astype(np.uint8))
-
-
-def _colour(image: NDArray[Any], name: str) -> str:
-    import matplotlib as mpl
-
-    return _uri((255 * mpl.colormaps[name](np.clip(image, 0, 1))[..., :3]).round().astype(np.uint8))
-
-
-def _uri(pixels: NDArray[np.uint8]) -> str:
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    image.thumbnail((_MAX_EDGE, _MAX_EDGE))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _charts(measured: Measured, result: Result) -> list[Chart]:
@@ -270,16 +252,8 @@ def _charts(measured: Measured, result: Result) -> list[Chart]:
     return charts
 
 
-def _figure(width: int, height: int) -> Figure:
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=6 / 72, h_pad=6 / 72)
-    return Figure(figsize=(width / 72, height / 72), layout=layout)
-
-
 def _draw_residual(units: NDArray[np.float64], palette: Palette, width: int) -> Figure:
-    figure = _figure(width, 300)
+    figure = new_figure(width, 300)
     axes = figure.subplots()
     edges = np.linspace(-5, 5, 51)
     counts, _ = np.histogram(units.clip(-5, 5), edges)
@@ -299,7 +273,7 @@ def _draw_residual(units: NDArray[np.float64], palette: Palette, width: int) -> 
 def _draw_regions(
     low: tuple[float, ...], high: tuple[float, ...], palette: Palette, width: int
 ) -> Figure:
-    figure = _figure(width, 300)
+    figure = new_figure(width, 300)
     axes = figure.subplots()
     step = max(1, len(low) // _MAX_POINTS)
     ends = [min(low), max(low)]

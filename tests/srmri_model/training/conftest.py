@@ -22,6 +22,20 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small animals' exported pairs and slices; session-wide, so tests must not change it."""
+    from export_runs import KEY, make_run
+
+    from srmri_data.deid import Pseudonyms
+    from srmri_data.export import ExportConfig, plan_export, write_export
+
+    root = tmp_path_factory.mktemp("dataset")
+    runs = [make_run(root, name, seed) for seed, name in enumerate(("ada", "bea", "cleo"))]
+    plan = plan_export(runs, config=ExportConfig(), pseudonyms=Pseudonyms(KEY))
+    return write_export(plan, root / "out").path
+
+
 @pytest.fixture
 def small_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make the tiny preset so small that a step takes milliseconds, on one thread."""

@@ -110,19 +110,6 @@ def test_holding_out_is_by_name_and_stable():
     assert hold_out(reversed(names)) == roles
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    from export_runs import KEY, make_run
-
-    from srmri_data.deid import Pseudonyms
-    from srmri_data.export import ExportConfig, plan_export, write_export
-
-    root = tmp_path_factory.mktemp("dataset")
-    runs = [make_run(root, name, seed) for seed, name in enumerate(("ada", "bea", "cleo"))]
-    plan = plan_export(runs, config=ExportConfig(), pseudonyms=Pseudonyms(KEY))
-    return write_export(plan, root / "out").path
-
-
 def test_an_exported_dataset_keeps_its_split(dataset, tmp_path):
     from srmri_data.dataset import SliceDataset
 

@@ -1,0 +1,1 @@
+"""The paper's tables, on any data: every method, measured the same way."""

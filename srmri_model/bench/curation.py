@@ -392,10 +392,10 @@ def as_markdown(document: Mapping[str, Any]) -> str:
     """
     config = document["config"]
     lines = [
-        f"{config['model'].upper()}, {config['steps']} steps on each kind of pairs, of "
-        f"{len(document['animals'])} animals; mean ± sd over {len(document['judged'])} others, "
-        f"inside the foreground. LR: k-space truncated by {FACTOR:g} along every axis, complex "
-        f"noise at SNR {config['snr']:g}; training animals moved by up to {config['shift']:g} HR "
+        f"{config['model'].upper()}, {config['steps']} steps on each kind of pairs. Animals "
+        f"trained on: {len(document['animals'])}, judged on: {len(document['judged'])} "
+        f"(mean ± sd), inside the foreground. LR: k-space truncated by {FACTOR:g} along every axis, "
+        f"complex noise at SNR {config['snr']:g}; training animals moved by up to {config['shift']:g} HR "
         f"voxels and {config['tilt']:g}° along and about each axis.",
         "",
         "| trained on | pairs | exact | misplaced in plane | PSNR (dB) | SSIM | LPIPS |",

@@ -78,11 +78,11 @@ def train_baseline(
     return run_training([str(data)], out, config, resume=resume)
 
 
-def pairs(data: Path, cache: Path) -> Any:
+def pairs(data: Path, cache: Path, degradation: Any) -> Any:
     """The pairs that `train_baseline` trains on."""
-    from srmri_model.training.pairs import Degradation, open_pairs
+    from srmri_model.training.pairs import open_pairs
 
-    return open_pairs([str(data)], cache, degradation=Degradation(sigma_y=0.0))
+    return open_pairs([str(data)], cache, degradation=degradation)
 
 
 @dataclass(frozen=True)

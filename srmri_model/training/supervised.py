@@ -787,13 +787,15 @@ class SupervisedTask:
         """
         return {"score_db": found.score}
 
-    def metadata(self, found: Quality, _network: nn.Module) -> dict[str, Any]:
+    def metadata(self, found: Quality, network: nn.Module) -> dict[str, Any]:
         """Return what the product says of itself.
 
         Parameters
         ----------
         found : Quality
             How good it is.
+        network : Module
+            With its weights; they say nothing more.
 
         Returns
         -------

@@ -81,6 +81,9 @@ OptimiserName: TypeAlias = Literal["adam", "muon", "sgd"]
 SupervisedName: TypeAlias = Literal["srcnn", "ddbpn", "carn", "swinir", "rcan", "esrgan"]
 """Networks that learn to make HR of LR from pairs."""
 
+TrainableModel: TypeAlias = Literal["score", "srcnn", "ddbpn", "carn", "swinir", "rcan", "esrgan"]
+"""What `srmri train` trains."""
+
 SupervisedPreset: TypeAlias = Literal["published", "scaled"]
 """A supervised network as its paper has it, or narrower, for minutes on a processor."""
 

@@ -391,9 +391,7 @@ class ScoreTask:
             ranks=ranks,
         )
 
-    def is_better(
-        self, found: NoiseTable, best: Mapping[str, Any] | None, _fraction: float
-    ) -> bool:
+    def is_better(self, found: NoiseTable, best: Mapping[str, Any] | None, fraction: float) -> bool:
         """Tell whether weights take the place of the best so far.
 
         Parameters
@@ -402,6 +400,8 @@ class ScoreTask:
             Of these weights.
         best : mapping or None
             Facts about the best.
+        fraction : float
+            Part of the run that is done; all are alike.
 
         Returns
         -------

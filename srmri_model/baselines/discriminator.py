@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from srmri_model.types import Images
 
+LEAST_EDGE = 32
+"""Pixels per side below which strided layers run out of them."""
+
 _EDGE = 4
 """Pixels per side that the last convolution leaves of an image of 128."""
+
+
+def at_least(images: Images, edge: int) -> Images:
+    """Repeat the last row and column of images that are too small.
+
+    Parameters
+    ----------
+    images : (B, C, H, W) Tensor
+        Images.
+    edge : int
+        Pixels per side that are needed.
+
+    Returns
+    -------
+    (B, C, H', W') Tensor
+        The same where they are large enough.
+    """
+    rows, cols = (max(0, edge - size) for size in images.shape[-2:])
+    return pad(images, (0, cols, 0, rows), mode="replicate") if rows or cols else images
 
 
 class Discriminator(nn.Module):
@@ -50,14 +73,14 @@ class Discriminator(nn.Module):
         Parameters
         ----------
         images : (B, C, H, W) Tensor
-            Real or made, at least 32 pixels per side.
+            Real or made.
 
         Returns
         -------
         (B, 1) Tensor
             Higher for what looks real; differences count, not the value.
         """
-        judged: Tensor = self.judge(self.features(images))
+        judged: Tensor = self.judge(self.features(at_least(images, LEAST_EDGE)))
         return judged
 
 

@@ -107,7 +107,13 @@ class LinearGenerator(nn.Module):
             nn.init.xavier_normal_(weight, gain=1.0)
 
     def kernel(self) -> Tensor:
-        """Return the kernel, (13, 13): weights of pixels about a sample."""
+        """Return the kernel that all convolutions together are.
+
+        Returns
+        -------
+        (13, 13) Tensor
+            Weights of pixels about a sample.
+        """
         found = torch.ones(1, 1, 1, 1)
         for weight in reversed(self.weights):
             found = functional.conv_transpose2d(found, weight)

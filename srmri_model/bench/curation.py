@@ -391,12 +391,13 @@ def as_markdown(document: Mapping[str, Any]) -> str:
         Markdown.
     """
     config = document["config"]
+    trained, judged = len(document["animals"]), len(document["judged"])
     lines = [
-        f"{config['model'].upper()}, {config['steps']} steps on each kind of pairs, of "
-        f"{len(document['animals'])} animals; mean ± sd over {len(document['judged'])} others, "
-        f"inside the foreground. LR: k-space truncated by {FACTOR:g} along every axis, complex "
-        f"noise at SNR {config['snr']:g}; training animals moved by up to {config['shift']:g} HR "
-        f"voxels and {config['tilt']:g}° along and about each axis.",
+        f"{config['model'].upper()}, {config['steps']} steps on each kind of pairs. Animals "
+        f"trained on: {trained}, judged on: {judged} (mean ± sd), inside the foreground. LR: "
+        f"k-space truncated by {FACTOR:g} along every axis, complex noise at SNR "
+        f"{config['snr']:g}; training animals moved by up to {config['shift']:g} HR voxels and "
+        f"{config['tilt']:g}° along and about each axis.",
         "",
         "| trained on | pairs | exact | misplaced in plane | PSNR (dB) | SSIM | LPIPS |",
         "|---|---|---|---|---|---|---|",

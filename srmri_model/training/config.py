@@ -40,7 +40,7 @@ class Recipe:
         Distribution of σ; None for the paper's.
     decay : {"none", "cosine"}
         Whether the rate falls to zero over the run.
-    optimiser : {"adam", "muon"}
+    optimiser : {"adam", "muon", "sgd"}
         What changes the weights; see `srmri_model.training.optimise.Optimiser`.
     """
 
@@ -212,8 +212,6 @@ class TrainConfig(RunConfig):
 
     Parameters
     ----------
-    preset : str
-        Name of the network in `srmri_model.networks.PRESETS`.
     plane : str
         Plane of the slices; ``all`` for the three anatomical ones with a plane label.
     steps : int, optional
@@ -230,28 +228,14 @@ class TrainConfig(RunConfig):
         The optimiser's rate, and the steps over which it rises linearly.
     ema_decay : float
         Largest decay of the averaged weights.
-    augment : float
-        Share of images with another gain and a noise floor, see `srmri_model.training.order.draw`.
-    noise : LogNormal, optional
-        Distribution of σ; None for the paper's.
     decay : {"none", "cosine"}
         Whether the rate falls to zero over the run: over its steps, or its minutes.
-    optimiser : {"adam", "muon"}
+    optimiser : {"adam", "muon", "sgd"}
         What changes the weights; see `srmri_model.training.optimise.Optimiser`.
-    clip : float
-        Largest norm of the gradient.
-    sigma_max : float, optional
-        Largest σ; by default the preset's.
     seed : int
         Of everything that is random.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    precision : {"float32", "bf16"}
-        Of the network's convolutions and products.
-    compiled : bool
-        Run the network through torch.compile.
-    recompute : bool
-        Compute activations again in the backward pass instead of keeping them.
     checkpoint_minutes : float
         Time between saved states.
     keep : int
@@ -260,6 +244,22 @@ class TrainConfig(RunConfig):
         Steps between validations.
     validation_slices : int
         Most slices to validate on.
+    preset : str
+        Name of the network in `srmri_model.networks.PRESETS`.
+    augment : float
+        Share of images with another gain and a noise floor, see `srmri_model.training.order.draw`.
+    noise : LogNormal, optional
+        Distribution of σ; None for the paper's.
+    clip : float
+        Largest norm of the gradient.
+    sigma_max : float, optional
+        Largest σ; by default the preset's.
+    precision : {"float32", "bf16"}
+        Of the network's convolutions and products.
+    compiled : bool
+        Run the network through torch.compile.
+    recompute : bool
+        Compute activations again in the backward pass instead of keeping them.
 
     Raises
     ------

@@ -27,10 +27,10 @@ class StateFolder(Generic[Config]):
     ----------
     folder : Path
         Where they are: ``step-000001200.safetensors`` is the state after 1200 steps.
-    keep : int
-        How many of the last to keep, at least 1.
     kind : Kind
         What is trained; by default a score model.
+    keep : int
+        How many of the last to keep, at least 1.
     """
 
     def __init__(

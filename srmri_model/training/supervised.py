@@ -21,7 +21,7 @@ from srmri_data.choices import PixelLoss
 from srmri_data.errors import CheckpointError, UsageError
 from srmri_data.voters.lpips import lpips_model
 from srmri_model.baselines.config import UpscalerConfig
-from srmri_model.baselines.discriminator import Discriminator
+from srmri_model.baselines.discriminator import LEAST_EDGE, Discriminator, at_least
 from srmri_model.baselines.interpolation import interpolate
 from srmri_model.baselines.upscaler import UPSCALER, Upscaler, build_upscaler
 from srmri_model.checkpoints import Checkpoint
@@ -297,13 +297,14 @@ class Features(nn.Module):
         Parameters
         ----------
         images : (B, 1, H, W) Tensor
-            In [0, 1], shown as grey; at least 32 pixels per side.
+            In [0, 1], shown as grey.
 
         Returns
         -------
         (B, 256, h, w) Tensor
             Activations.
         """
+        images = at_least(images, LEAST_EDGE)
         seen: Tensor = self.layers(self.scale(images.expand(-1, 3, -1, -1) * 2 - 1))
         return seen
 
@@ -786,13 +787,15 @@ class SupervisedTask:
         """
         return {"score_db": found.score}
 
-    def metadata(self, found: Quality, _network: nn.Module) -> dict[str, Any]:
+    def metadata(self, found: Quality, network: nn.Module) -> dict[str, Any]:
         """Return what the product says of itself.
 
         Parameters
         ----------
         found : Quality
             How good it is.
+        network : Module
+            With its weights; they say nothing more.
 
         Returns
         -------

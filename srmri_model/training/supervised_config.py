@@ -64,10 +64,10 @@ class Recipe:
         Images per process.
     patch : int
         Edge of the crops, LR voxels.
-    high_patch : bool
-        Whether `patch` is in HR voxels.
     learning_rate : float
         At the beginning.
+    high_patch : bool
+        Whether `patch` is in HR voxels.
     steps : int or None
         Length of the run where nobody gives one.
     loss : str
@@ -178,6 +178,12 @@ class SupervisedConfig(RunConfig):
 
     Parameters
     ----------
+    plane, steps, minutes, epochs, batch, accumulate, patch : see `RunConfig`
+        As for every run; one plane, and crops in LR voxels.
+    learning_rate, warmup_steps, ema_decay, decay, optimiser, seed : see `RunConfig`
+        As for every run.
+    device, checkpoint_minutes, keep, validate_every, validation_slices : see `RunConfig`
+        As for every run.
     name : str
         The baseline.
     preset : {"published", "scaled"}
@@ -200,12 +206,6 @@ class SupervisedConfig(RunConfig):
         Whether the network learns what to add to the interpolation.
     adversarial : Adversarial, optional
         The second part of ESRGAN's run.
-    plane, steps, minutes, epochs, batch, accumulate, patch : see `RunConfig`
-        As for every run; one plane, and crops in LR voxels.
-    learning_rate, warmup_steps, ema_decay, decay, optimiser, seed : see `RunConfig`
-        As for every run.
-    device, checkpoint_minutes, keep, validate_every, validation_slices : see `RunConfig`
-        As for every run.
 
     Raises
     ------

@@ -167,9 +167,7 @@ class Trainer(Generic[Part]):
         self._averaged.load_state_dict({**self.network.state_dict(), **self.average.weights})
         return self._averaged
 
-    def advance(
-        self, parts: Sequence[Part], rate: float, _fraction: float
-    ) -> tuple[Tensor, Tensor]:
+    def advance(self, parts: Sequence[Part], rate: float, fraction: float) -> tuple[Tensor, Tensor]:
         """Make one optimiser step.
 
         Parameters
@@ -178,6 +176,8 @@ class Trainer(Generic[Part]):
             Batches whose gradients are accumulated.
         rate : float
             Learning rate.
+        fraction : float
+            Part of the run that is done; steps of this class are alike throughout.
 
         Returns
         -------

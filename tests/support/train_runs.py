@@ -52,6 +52,39 @@ def train(
     return {**summary, "warnings": warnings}
 
 
+def train_baseline(
+    data: Path, out: Path, name: str, *, resume: bool = False, draw: bool = False, **settings: Any
+) -> dict[str, Any]:
+    """Train a small baseline for a few steps in which everything happens."""
+    from baseline_shapes import SMALL
+
+    from srmri_model.train import run_training
+    from srmri_model.training import page
+    from srmri_model.training.pairs import Degradation
+    from srmri_model.training.supervised_config import Adversarial, SupervisedConfig
+
+    given = {
+        "steps": 6, "batch": 2, "accumulate": 2, "patch": 8, "device": "cpu", "seed": 5,
+        "validate_every": 2, "validation_slices": 4, "checkpoint_minutes": 0.0, "keep": 2,
+        "learning_rate": 2e-3, "warmup_steps": 4, "shape": SMALL[name],
+        "degradation": Degradation(),
+    }  # fmt: skip
+    if name == "esrgan":
+        given |= {"patch": 16, "adversarial": Adversarial(begins=0.5)}
+    settings = {**given, **settings}
+    config = SupervisedConfig.for_preset(name, "scaled", **settings)
+    if not draw:
+        page.write_upscaling_page = lambda *_args, **_settings: None
+    return run_training([str(data)], out, config, resume=resume)
+
+
+def pairs(data: Path, cache: Path, degradation: Any) -> Any:
+    """The pairs that `train_baseline` trains on."""
+    from srmri_model.training.pairs import open_pairs
+
+    return open_pairs([str(data)], cache, degradation=degradation)
+
+
 @dataclass(frozen=True)
 class KillPoint:
     """A call in which the process gets a signal.
@@ -143,7 +176,10 @@ def _in_child(
     shrink(setattr, dict.__setitem__)
     if point is not None:
         point.arm(hit)
-    train(data, out, **settings)
+    if (baseline := settings.pop("baseline", None)) is not None:
+        train_baseline(data, out, baseline, **settings)
+    else:
+        train(data, out, **settings)
 
 
 def start_child(

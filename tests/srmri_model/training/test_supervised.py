@@ -117,6 +117,7 @@ def test_recipes_are_the_papers():
     ({"plane": "all"}, "--plane all"),
     ({"shape": SMALL["carn"]}, "no shape CARNShape"),
     ({"preset": "tiny"}, "no preset 'tiny'"),
+    ({"batch": 1, "adversarial": Adversarial(begins=0.5)}, "--batch 1 has too few"),
 ])  # fmt: skip
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):

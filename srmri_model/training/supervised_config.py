@@ -235,6 +235,10 @@ class SupervisedConfig(RunConfig):
                 f"{self.name} is trained on one plane, --plane all is for score models",
                 hint="give one plane; train a model for each that you need",
             )
+        if self.adversarial is not None and self.batch == 1:
+            raise UsageError(
+                f"{self.name}'s critic normalises by the images of a batch; --batch 1 has too few"
+            )
         if self.shape is not None and type(self.shape) is not SHAPES[self.name]:
             raise UsageError(f"{self.name} has no shape {type(self.shape).__name__}")
 

@@ -263,7 +263,7 @@ class ZeroShot:
     kernel : KernelGANSettings
         How the kernel is found.
     network_settings : ZSSRSettings
-        How its opposite is learned.
+        How its opposite is learned; its noise is the slice's.
     """
 
     kernel: KernelGANSettings
@@ -293,7 +293,7 @@ class ZeroShot:
             kernel=kernel,
             grid=task.physics.grid,
             high_shape=task.high_shape,
-            settings=self.network_settings,
+            settings=replace(self.network_settings, noise=task.sigma_y),
             seed=seed,
             progress=lambda _stage, done, _total: progress(first + done, total),
         )

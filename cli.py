@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_type_hints
 
 import typer
 from rich.console import Console
@@ -31,6 +31,7 @@ from srmri_data.choices import (
     Estimate,
     Gated,
     Grid,
+    HeldOut,
     Method,
     OperatorKind,
     OptimiserName,
@@ -43,6 +44,9 @@ from srmri_data.choices import (
     SlicePlanes,
     SubjectPosition,
     SubjectType,
+    SupervisedName,
+    SupervisedPreset,
+    TrainableModel,
     TrainingPlane,
 )
 from srmri_data.errors import ExitCode, SrmriError, UsageError
@@ -53,6 +57,8 @@ if TYPE_CHECKING:
     from srmri_data.planning import PairingConfig, PairingPlan, ScanRequest, Selected
     from srmri_data.push_plan import PushConfig
     from srmri_model.train import Status as TrainingStatus
+    from srmri_model.training.config import TrainConfig
+    from srmri_model.training.supervised_config import SupervisedConfig
 
     HubOptions = dict[str, Any]
     FindScans = Callable[[], tuple[Selected, Selected]]
@@ -116,6 +122,13 @@ def _print_json(document: Any) -> None:
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Show stages as bars on stderr; yields ``progress(stage, done, total)``."""
+    with _bars(quiet) as (step, _):
+        yield step
+
+
+@contextmanager
+def _bars(quiet: bool) -> Iterator[tuple[Callable[[str, int, int], None], Callable[[], None]]]:
+    """Show stages as `_progress` does; yields what ends the bars, too."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -132,7 +145,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
-        yield step
+        yield step, bars.stop
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -1279,6 +1292,22 @@ def _factor(text: str) -> tuple[float, ...]:
     return tuple(numbers)
 
 
+def _degraded(help_text: str, **limits: Any) -> Any:
+    return typer.Option(help=help_text, rich_help_panel="How LR is made of volumes", **limits)
+
+
+def _refuse(options: Sequence[str], what: str) -> None:
+    listed = ", ".join(o if o.startswith("--") else "--" + o.replace("_", "-") for o in options)
+    raise UsageError(f"{listed}: has no meaning for {what}")
+
+
+def _supervised_preset(name: str | None) -> SupervisedPreset:
+    names = get_args(SupervisedPreset)
+    if name is not None and name not in names:
+        raise UsageError(f"--preset {name}: a baseline has {' and '.join(names)}")
+    return cast(SupervisedPreset, name or "published")
+
+
 def _recipe(help_text: str, **limits: Any) -> Any:
     return typer.Option(help=help_text, rich_help_panel="Recipe (default: the preset's)", **limits)
 
@@ -1287,6 +1316,7 @@ def _recipe(help_text: str, **limits: Any) -> Any:
     epilog="Examples: srmri train --data dataset --out model --minutes 15 · "
     "srmri train --data mice/ --split splits.json --plane all --out model --epochs 50 · "
     "srmri train --data user/name@v1 --preset paper --out model --epochs 1000 --resume · "
+    "srmri train --model rcan --data mice/ --factor 2 --operator kspace --out rcan --budget 5 · "
     "torchrun --nproc-per-node 4 -m cli train --data dataset --out model --epochs 50"
 )
 def train(
@@ -1300,9 +1330,16 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     preset: Annotated[
-        str, typer.Option(help="Network: tiny (for a CPU), small, base or paper.")
-    ] = "tiny",
-    model: Annotated[str, typer.Option(help="What to train: score.")] = "score",
+        str | None,
+        typer.Option(
+            help="Of a score model: tiny (default, for a CPU), small, base or paper. "
+            "Of a baseline: published (default) or scaled."
+        ),
+    ] = None,
+    model: Annotated[
+        TrainableModel,
+        typer.Option(help="What to train: a score model, or a baseline that learns from pairs."),
+    ] = "score",
     plane: Annotated[
         TrainingPlane, typer.Option(help="Plane of the slices; 'all' learns three, with a label.")
     ] = "coronal",
@@ -1311,6 +1348,10 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps in all.")] = None,
     epochs: Annotated[float | None, typer.Option(help="See every slice so often.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Train a baseline's scaled preset for so many minutes.", min=0),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest whole state in --out.")
     ] = False,
@@ -1325,11 +1366,27 @@ def train(
     sigma_max: Annotated[
         float | None, typer.Option(help="Largest noise level. Default: the preset's.")
     ] = None,
+    factor: Annotated[float | None, _degraded("LR over HR voxel size. Default: 2.")] = None,
+    operator: Annotated[
+        OperatorKind | None, _degraded("What makes LR slices of HR slices. Default: kspace.")
+    ] = None,
+    width: Annotated[
+        float | None, _degraded("Width of a point spread, in LR voxels. Default: 1.")
+    ] = None,
+    sigma_y: Annotated[
+        float | None, _degraded("Noise of LR; images are 0 to 1. Default: 0.01.", min=0)
+    ] = None,
+    grid: Annotated[
+        Grid | None, _degraded("Where LR voxels lie on HR's grid. Default: voxel-centre.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     batch: Annotated[int | None, _recipe("Images per process and part.", min=1)] = None,
     accumulate: Annotated[int, _recipe("Parts whose gradients make one step.", min=1)] = 1,
-    patch: Annotated[int | None, _recipe("Edge of the crops; 0: whole slices.", min=0)] = None,
+    patch: Annotated[
+        int | None,
+        _recipe("Edge of the crops, for baselines in LR voxels; 0: whole slices.", min=0),
+    ] = None,
     learning_rate: Annotated[float | None, _recipe("After the warm-up.")] = None,
     warmup_steps: Annotated[int | None, _recipe("Steps of rising rate.", min=0)] = None,
     ema_decay: Annotated[float | None, _recipe("Largest decay of the averaged weights.")] = None,
@@ -1349,7 +1406,10 @@ def train(
         float, typer.Option(min=0, help="Minutes between saved states.")
     ] = 5.0,
     keep: Annotated[int, typer.Option(min=1, help="Saved states to keep.")] = 3,
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
+    validate_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between validations. Default: 500, a baseline's preset's."),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print parameters, FLOPs, memory and time on this machine."),
@@ -1372,41 +1432,74 @@ def train(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a score model on HR slices; no pairs are needed.
+    """Train a score model on HR slices alone, or a baseline on pairs of LR and HR.
 
-    Writes model.safetensors (the best averaged weights, with the denoising error at every noise
-    level), logs and a page. A stopped run goes on with --resume, bit for bit as if it had not
+    Pairs come from an exported dataset, or are made of volumes as --factor, --operator, --width,
+    --sigma-y and --grid say. Writes model.safetensors (the best averaged weights), logs and a page. A stopped run goes on with --resume, bit for bit as if it had not
     been stopped. SIGTERM and Ctrl-C save first.
     """
-    if model != "score":
-        raise UsageError(f"--model {model}: only 'score' can be trained")
-    from srmri_model.training.config import TrainConfig
+    common: dict[str, Any] = {
+        "steps": steps,
+        "minutes": minutes,
+        "epochs": epochs,
+        "batch": batch,
+        "accumulate": accumulate,
+        "patch": patch,
+        "learning_rate": learning_rate,
+        "warmup_steps": warmup_steps,
+        "ema_decay": ema_decay,
+        "decay": decay,
+        "optimiser": optimiser,
+        "plane": plane,
+        "seed": seed,
+        "device": device,
+        "checkpoint_minutes": checkpoint_minutes,
+        "keep": keep,
+        "validate_every": validate_every,
+    }
+    of_score = {
+        "--sigma-max": sigma_max is not None,
+        "--augment": augment > 0,
+        "--precision bf16": precision != "float32",
+        "--compiled": compiled,
+        "--recompute": recompute,
+    }
+    made = {
+        "factor": factor,
+        "operator": operator,
+        "width": width,
+        "sigma_y": sigma_y,
+        "grid": grid,
+    }
+    made = {name: value for name, value in made.items() if value is not None}
+    config: TrainConfig | SupervisedConfig
+    if model == "score":
+        if budget is not None or made:
+            _refuse([*(["budget"] if budget is not None else []), *made], "a score model")
+        from srmri_model.training.config import TrainConfig
 
-    config = TrainConfig.for_preset(
-        preset,
-        plane=plane,
-        steps=steps,
-        minutes=minutes,
-        epochs=epochs,
-        batch=batch,
-        accumulate=accumulate,
-        patch=patch,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        ema_decay=ema_decay,
-        decay=decay,
-        optimiser=optimiser,
-        augment=augment,
-        sigma_max=sigma_max,
-        seed=seed,
-        device=device,
-        precision=precision,
-        compiled=compiled,
-        recompute=recompute,
-        checkpoint_minutes=checkpoint_minutes,
-        keep=keep,
-        validate_every=validate_every,
-    )
+        config = TrainConfig.for_preset(
+            preset or "tiny",
+            **common,
+            augment=augment,
+            sigma_max=sigma_max,
+            precision=precision,
+            compiled=compiled,
+            recompute=recompute,
+        )
+    else:
+        if any(of_score.values()):
+            _refuse([name for name, given in of_score.items() if given], model)
+        from srmri_model.training.pairs import Degradation
+        from srmri_model.training.supervised_config import SupervisedConfig
+
+        config = SupervisedConfig.for_preset(
+            model,
+            _supervised_preset(preset),
+            budget=budget,
+            degradation=Degradation(**made) if made else None,
+            **common,
+        )
     start = _initial(init)
     if dry_run:
         from srmri_model.training.estimate import estimate
@@ -1691,11 +1784,18 @@ def _print_training(summary: dict[str, Any]) -> None:
         style="bold",
         markup=False,
     )
-    table = _table(("σ", "right"), ("error inside", "right"), ("gain, dB", "right"))
-    for row in summary["val_by_sigma"]:
-        if row["foreground"]:
-            gain = f"{row['gain_db']:+.1f}"
-            table.add_row(f"{row['sigma']:.3g}", f"{row['foreground'] ** 0.5:.4f}", gain)
+    if "val_by_sigma" in summary:
+        table = _table(("σ", "right"), ("error inside", "right"), ("gain, dB", "right"))
+        for row in summary["val_by_sigma"]:
+            if row["foreground"]:
+                gain = f"{row['gain_db']:+.1f}"
+                table.add_row(f"{row['sigma']:.3g}", f"{row['foreground'] ** 0.5:.4f}", gain)
+    else:
+        table = _table(("", "left"), ("foreground, dB", "right"), ("frame, dB", "right"))
+        for label, key in ((summary["model_name"], "psnr"), ("bicubic", "psnr_bicubic")):
+            table.add_row(label, f"{summary[key]:.2f}", f"{summary[key + '_frame']:.2f}")
+        if summary["not_as_published"]:
+            console.print(f"scaled: {summary['not_as_published']}", markup=False)
     console.print(table)
     console.print(f"model:  {summary['model']}", markup=False, soft_wrap=True)
     console.print(f"report: {summary['page']}", markup=False, soft_wrap=True)
@@ -2225,6 +2325,85 @@ def bench_testbed(
 
 
 @bench.command(
+    "curation",
+    epilog="Examples: srmri bench curation --smoke --out smoke · srmri bench curation --data mice/ "
+    "--split splits.json --out curation · srmri bench curation --data mice/ --out curation "
+    "--model carn --steps 2000 --sources paper,geometry",
+)
+def bench_curation(
+    *,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="HR volumes, or folders of them. Repeatable. Default: the phantom."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of pairs, networks and results.")],
+    split: Annotated[
+        Path | None, typer.Option(help="JSON with lists of subjects: train, tune, test.")
+    ] = None,
+    role: Annotated[HeldOut, typer.Option(help="Which list of the split is judged on.")] = "test",
+    model: Annotated[
+        SupervisedName, typer.Option(help="What learns from the pairs, in its scaled preset.")
+    ] = "srcnn",
+    steps: Annotated[int, typer.Option(min=1, help="Steps on each kind of pairs.")] = 600,
+    sources: Annotated[
+        str, typer.Option(help="Kinds of pairs, comma-separated.")
+    ] = "paper,geometry,bicubic,truth",
+    animals: Annotated[int, typer.Option(min=1, help="Animals to train on, at most.")] = 6,
+    test_animals: Annotated[int, typer.Option(min=1, help="Animals to judge on, at most.")] = 4,
+    test_slices: Annotated[int, typer.Option(min=1, help="Slices of each that are judged.")] = 10,
+    plane: Annotated[Plane, typer.Option(help="Plane of the slices.")] = "coronal",
+    snr: Annotated[float, _physics("Mean foreground of LR over its noise.", min=1)] = 25.0,
+    shift: Annotated[float, _physics("Largest motion, HR voxels along each axis.", min=0)] = 1.5,
+    tilt: Annotated[float, _physics("Largest motion, degrees about each axis.", min=0)] = 2.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Everything at its least size: shows that it runs.")
+    ] = False,
+    force: Force = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what pairing is worth: one network, trained on pairs of several kinds.
+
+    Simulates LR scans of HR volumes with known truth, pairs them as srmri pair does by --method
+    paper and geometry, trains the same network on either, on HR that is merely made smaller, and
+    on the true pairs, and judges all on other animals' LR scans. Writes curation.md, curation.csv
+    and curation.json; what is done is not done again. docs/baselines.md explains the figures.
+    """
+    from srmri_model.bench.curation import as_markdown, run_curation
+    from srmri_model.bench.curation_pairs import CurationConfig
+
+    config = CurationConfig(
+        model=model,
+        steps=steps,
+        sources=tuple(part.strip() for part in sources.split(",")),  # type: ignore[misc]
+        animals=animals,
+        test_animals=test_animals,
+        test_slices=test_slices,
+        plane=plane,
+        snr=snr,
+        shift=shift,
+        tilt=tilt,
+        seed=seed,
+        role=role,
+    )
+    with _progress(quiet) as progress:
+        document = run_curation(
+            data or [],
+            out,
+            config.smoke() if smoke else config,
+            split=split,
+            force=force,
+            progress=progress,
+        )
+    if json_output:
+        _print_json(document)
+    else:
+        sys.stdout.write(as_markdown(document))
+        _stderr().print(f"written: {out}", markup=False)
+
+
+@bench.command(
     "tables",
     epilog="Examples: srmri bench tables --smoke --out smoke · srmri bench tables --data mice/ "
     "--split splits.json --out tables --budget 30 · srmri bench tables --data dataset --out tables "
@@ -2310,7 +2489,7 @@ def bench_tables(
     )
     from srmri_model.bench.run import run_tables
 
-    with _progress(quiet) as progress:
+    with _bars(quiet) as (progress, stop_progress):
         document = run_tables(
             data or [],
             out,
@@ -2320,6 +2499,7 @@ def bench_tables(
             command=["srmri", *sys.argv[1:]],
             progress=progress,
             warn=_warn,
+            before_leaving=stop_progress,
         )
     if json_output:
         _print_json(document)

@@ -75,8 +75,21 @@ Precision: TypeAlias = Literal["float32", "bf16"]
 Decay: TypeAlias = Literal["none", "cosine"]
 """What the learning rate does after its warm-up: stay, or fall to zero over the run."""
 
-OptimiserName: TypeAlias = Literal["adam", "muon"]
-"""What changes the weights in training: Adam, or Muon for matrices and Adam for the rest."""
+OptimiserName: TypeAlias = Literal["adam", "muon", "sgd"]
+"""What changes the weights: Adam; Muon for matrices and Adam for the rest; or SGD, momentum 0.9."""
+
+SupervisedName: TypeAlias = Literal["srcnn", "ddbpn", "carn", "swinir", "rcan", "esrgan"]
+"""Networks that learn to make HR of LR from pairs."""
+
+TrainableModel: TypeAlias = Literal["score", "srcnn", "ddbpn", "carn", "swinir", "rcan", "esrgan"]
+"""What `srmri train` trains."""
+
+SupervisedPreset: TypeAlias = Literal["published", "scaled"]
+"""A supervised network as its paper has it, or narrower, for minutes on a processor."""
+
+PixelLoss: TypeAlias = Literal["l1", "l2", "sum-of-squares"]
+"""What a network is trained by: mean absolute or squared error, or half the sum of squares of an
+image."""
 
 SamplerName: TypeAlias = Literal[
     "fast", "paper", "dps", "mcg", "score-sde", "pc", "ddnm", "diffpir"
@@ -99,3 +112,9 @@ Estimate: TypeAlias = Literal["sample", "mean"]
 
 OutputType: TypeAlias = Literal["float32", "int16", "uint16"]
 """Voxels of a written volume; integers come with a slope and an intercept."""
+
+PairSource: TypeAlias = Literal["paper", "geometry", "bicubic", "truth"]
+"""Where pairs come from when pairing is studied: a method, HR made smaller, or the known truth."""
+
+HeldOut: TypeAlias = Literal["test", "tune"]
+"""Lists of a split that name animals nothing is trained on."""

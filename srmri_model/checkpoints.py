@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
 
 from srmri_data import safe_io
 from srmri_data.errors import CheckpointError, MissingInputError
@@ -30,29 +32,99 @@ _FOREIGN_HINT = "weights of other programs come in with 'srmri import-checkpoint
 _DAMAGED_HINT = "copy it again from where it came, or go back to the checkpoint before it"
 
 
+Config = TypeVar("Config", default=NetworkConfig)
+
+
 @dataclass(frozen=True)
-class Checkpoint:
+class Kind(Generic[Config]):
+    """What a checkpoint holds: how that is described, and which weights it has.
+
+    Parameters
+    ----------
+    key : str
+        Name of the network's entry in the description.
+    what, use : str
+        What it is, and what to do with it instead where something else is wanted.
+    describe : callable
+        Configuration to plain JSON types.
+    parse : callable
+        Path and JSON to a configuration; raises `CheckpointError` for what it can not be.
+    weights : callable
+        Configuration to the names, shapes and types its weights have, without storage.
+    """
+
+    key: str
+    what: str
+    use: str
+    describe: Callable[[Config], dict[str, Any]]
+    parse: Callable[[Path, dict[str, Any]], Config]
+    weights: Callable[[Config], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Checkpoint(Generic[Config]):
     """A network's weights and everything that is known about them.
 
     Parameters
     ----------
-    network : NetworkConfig
+    network : NetworkConfig or UpscalerConfig
         Shape of the network and meaning of its output.
     tensors : dict of str to Tensor
-        The weights to use (the moving average), by the names of `NCSNpp.state_dict`.
+        The weights to use (the moving average), by the names of the network's ``state_dict``.
     extra : dict of str to Tensor
         What else training needs to go on; empty in a checkpoint that is only for use.
     metadata : dict
         Anything JSON can hold: v(σ), training settings, provenance.
     """
 
-    network: NetworkConfig
+    network: Config
     tensors: dict[str, Tensor]
     extra: dict[str, Tensor] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
+def _network_config(path: Path, values: dict[str, Any]) -> NetworkConfig:
+    """Make a configuration of JSON, which knows no tuples and may hold anything."""
+    example = asdict(PRESETS["paper"])
+    if values.keys() != example.keys():
+        names = sorted(values.keys() ^ example.keys())
+        raise CheckpointError(f"{path}: network settings missing or unknown: {', '.join(names)}")
+    made: dict[str, Any] = {}
+    for name, like in example.items():
+        value = tuple(values[name]) if isinstance(like, tuple) else values[name]
+        kind = type(like[0]) if isinstance(like, tuple) else type(like)
+        accepted = (int, float) if kind is float else (kind,)
+        if any(type(part) not in accepted for part in (value if type(value) is tuple else [value])):
+            raise CheckpointError(f"{path}: network setting {name} is {value!r}")
+        made[name] = value
+    return NetworkConfig(**made)
+
+
+def _network_weights(network: NetworkConfig) -> Mapping[str, Tensor]:
+    import torch
+
+    from srmri_model.networks import NCSNpp
+
+    with torch.device("meta"):
+        return NCSNpp(network).state_dict()
+
+
+SCORE: Kind[NetworkConfig] = Kind(
+    key="network",
+    what="a score model",
+    use="give it to 'srmri upsample', or train a baseline with --model NAME",
+    describe=asdict,
+    parse=_network_config,
+    weights=_network_weights,
+)
+"""How checkpoints hold a score model."""
+
+
+def save_checkpoint(
+    path: Path,
+    checkpoint: Checkpoint[Config],
+    kind: Kind[Config] = SCORE,  # type: ignore[assignment]
+) -> str:
     """Write a checkpoint; it appears under its name when it is complete and on disk.
 
     Parameters
@@ -61,6 +133,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
         Destination, by convention ``*.safetensors``.
     checkpoint : Checkpoint
         What to write.
+    kind : Kind
+        What it holds; by default a score model.
 
     Returns
     -------
@@ -77,7 +151,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
     description = json.dumps(
         {
             "schema_version": SCHEMA_VERSION,
-            "network": asdict(checkpoint.network),
+            kind.key: kind.describe(checkpoint.network),
             "metadata": checkpoint.metadata,
         },
         sort_keys=True,
@@ -91,13 +165,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(
+    path: Path,
+    kind: Kind[Config] = SCORE,  # type: ignore[assignment]
+) -> Checkpoint[Config]:
     """Read a checkpoint and verify all of it.
 
     Parameters
     ----------
     path : Path
         File written by `save_checkpoint`.
+    kind : Kind
+        What it has to hold; by default a score model.
 
     Returns
     -------
@@ -109,8 +188,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     MissingInputError
         If there is no such file.
     CheckpointError
-        If the file is truncated, changed, of an unknown version, or its weights are not those of
-        the network it describes.
+        If the file is truncated, changed, of an unknown version, holds something else, or its
+        weights are not those of the network it describes.
     """
     path = Path(path)
     tensors, header = _read_safetensors(path)
@@ -121,14 +200,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "since it was written",
             hint=_DAMAGED_HINT,
         )
-    network, metadata = _parse_description(path, description)
+    network, metadata = _parse_description(path, description, kind)
     groups: dict[str, dict[str, Tensor]] = {_EMA: {}, _EXTRA: {}}
     for name, tensor in tensors.items():
         prefix, dot, rest = name.partition(".")
         if prefix + dot not in groups:
             raise CheckpointError(f"{path}: tensor {name!r} has no place in a checkpoint")
         groups[prefix + dot][rest] = tensor
-    check_weights(path, network, groups[_EMA])
+    check_weights(path, network, groups[_EMA], kind)
     return Checkpoint(network, groups[_EMA], groups[_EXTRA], metadata)
 
 
@@ -167,7 +246,7 @@ def read_description(path: Path) -> tuple[NetworkConfig, dict[str, Any]]:
         raise CheckpointError(
             f"{path}: a safetensors file, but not a checkpoint of srmri", hint=_FOREIGN_HINT
         ) from error
-    return _parse_description(path, _described(path, described)[1])
+    return _parse_description(path, _described(path, described)[1], SCORE)
 
 
 def load_denoiser(path: Path, device: str = "cpu", *, bf16: bool = False) -> Denoiser:
@@ -196,17 +275,24 @@ def load_denoiser(path: Path, device: str = "cpu", *, bf16: bool = False) -> Den
     return Denoiser(network, checkpoint.network, bf16=bf16)
 
 
-def check_weights(path: Path, network: NetworkConfig, weights: Mapping[str, Tensor]) -> None:
+def check_weights(
+    path: Path,
+    network: Config,
+    weights: Mapping[str, Tensor],
+    kind: Kind[Config] = SCORE,  # type: ignore[assignment]
+) -> None:
     """Compare names, shapes and types of weights with those a network has.
 
     Parameters
     ----------
     path : Path
         Where they come from, for the message.
-    network : NetworkConfig
+    network : NetworkConfig or UpscalerConfig
         Shape of the network.
     weights : mapping of str to Tensor
         The weights.
+    kind : Kind
+        What it is; by default a score model.
 
     Raises
     ------
@@ -215,10 +301,7 @@ def check_weights(path: Path, network: NetworkConfig, weights: Mapping[str, Tens
     """
     import torch
 
-    from srmri_model.networks import NCSNpp
-
-    with torch.device("meta"):
-        expected = NCSNpp(network).state_dict()
+    expected = kind.weights(network)
     problems = [f"{name} is missing" for name in expected.keys() - weights.keys()]
     problems += [f"{name} is unknown" for name in weights.keys() - expected.keys()]
     for name in expected.keys() & weights.keys():
@@ -282,7 +365,7 @@ def _described(path: Path, header: Mapping[str, str]) -> tuple[str, str]:
     return stored, description
 
 
-def _parse_description(path: Path, text: str) -> tuple[NetworkConfig, dict[str, Any]]:
+def _parse_description(path: Path, text: str, kind: Kind[Config]) -> tuple[Config, dict[str, Any]]:
     try:
         document = json.loads(text)
         version = document["schema_version"]
@@ -291,29 +374,14 @@ def _parse_description(path: Path, text: str) -> tuple[NetworkConfig, dict[str, 
                 f"{path}: checkpoint version {version}, expected {SCHEMA_VERSION}",
                 hint="a newer srmri may have written it",
             )
-        network = _network_config(path, document["network"])
+        if kind.key not in document:
+            raise CheckpointError(f"{path}: not a checkpoint of {kind.what}", hint=kind.use)
+        network = kind.parse(path, document[kind.key])
         return network, dict(document["metadata"])
     except CheckpointError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: its description can not be used ({error})") from error
-
-
-def _network_config(path: Path, values: dict[str, Any]) -> NetworkConfig:
-    """Make a configuration of JSON, which knows no tuples and may hold anything."""
-    example = asdict(PRESETS["paper"])
-    if values.keys() != example.keys():
-        names = sorted(values.keys() ^ example.keys())
-        raise CheckpointError(f"{path}: network settings missing or unknown: {', '.join(names)}")
-    made: dict[str, Any] = {}
-    for name, like in example.items():
-        value = tuple(values[name]) if isinstance(like, tuple) else values[name]
-        kind = type(like[0]) if isinstance(like, tuple) else type(like)
-        accepted = (int, float) if kind is float else (kind,)
-        if any(type(part) not in accepted for part in (value if type(value) is tuple else [value])):
-            raise CheckpointError(f"{path}: network setting {name} is {value!r}")
-        made[name] = value
-    return NetworkConfig(**made)
 
 
 def _content_sha256(description: str, tensors: Mapping[str, Tensor]) -> str:

@@ -9,47 +9,54 @@ processes and signals come in.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import math
 import resource
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from srmri_data.dataset import SliceItem
-from srmri_data.errors import CheckpointError, TrainingError, UsageError
+from srmri_data.errors import TrainingError, UsageError
 from srmri_data.safe_io import sha256_file, sweep_temporaries, write_json
-from srmri_model.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from srmri_model.checkpoints import SCORE, Checkpoint, load_checkpoint, save_checkpoint
 from srmri_model.networks import (
     Denoiser,
+    NCSNpp,
     NetworkConfig,
     build_network,
     loss_weight,
     parameter_count,
 )
 from srmri_model.sde import geometric_levels, training_sigmas
-from srmri_model.training.config import TrainConfig
+from srmri_model.training.config import RunConfig, TrainConfig
 from srmri_model.training.domain import describe_slices, training_residuals
-from srmri_model.training.ema import WeightAverage
 from srmri_model.training.logs import TrainingLog
 from srmri_model.training.optimise import Optimiser
-from srmri_model.training.order import BatchOrder, draw, shapes_of, share
+from srmri_model.training.order import draw, shapes_of
 from srmri_model.training.ranks import Ranks, joined, local_device
-from srmri_model.training.slices import FLIPPABLE, Slices, TrainingData, open_data, plane_index
+from srmri_model.training.slices import (
+    FLIPPABLE,
+    Progress,
+    Slices,
+    TrainingData,
+    open_data,
+    plane_index,
+)
 from srmri_model.training.states import StateFolder
 from srmri_model.training.stop import saves_when_stopped
+from srmri_model.training.supervised import SupervisedTask
+from srmri_model.training.supervised_config import SupervisedConfig
+from srmri_model.training.task import Task
+from srmri_model.training.trainer import Batches, Trainer
 from srmri_model.training.validation import LEVELS, NoiseTable, measure
 from srmri_model.types import Images, Planes, Sigmas
 
@@ -130,234 +137,6 @@ class Batch(NamedTuple):
         return Batch(*(None if v is None else v.to(device, non_blocking=True) for v in self))  # type: ignore[arg-type]
 
 
-class Batches:
-    """The batches of every step, loaded one step ahead.
-
-    Parameters
-    ----------
-    slices : Slices
-        Training slices.
-    config : TrainConfig
-        Batch size, patch, seed.
-    ranks : Ranks
-        Processes among which each step's images are divided.
-    n_planes : int
-        Planes the network tells apart.
-    """
-
-    def __init__(self, slices: Slices, config: TrainConfig, ranks: Ranks, *, n_planes: int) -> None:
-        self.slices = slices
-        self.config = config
-        self.ranks = ranks
-        self.n_planes = n_planes
-        self.images_per_step = config.batch * config.accumulate * ranks.world
-        self.order = BatchOrder(
-            shapes_of(slices.sizes, config.patch), self.images_per_step, config.seed
-        )
-
-    def load(self, step: int) -> list[Batch]:
-        """Load this process's parts of a step.
-
-        Parameters
-        ----------
-        step : int
-            From 0.
-
-        Returns
-        -------
-        list of Batch
-            One per accumulated part.
-        """
-        indices = self.order.slices(step)
-        places = share(
-            len(indices),
-            rank=self.ranks.rank,
-            world=self.ranks.world,
-            accumulate=self.config.accumulate,
-        )
-        return [self._part(step, indices, part) for part in places]
-
-    def _part(self, step: int, indices: Any, places: Any) -> Batch:
-        items = [self.slices[int(indices[place])] for place in places]
-        draws = [
-            draw(
-                item["image"],
-                step * self.images_per_step + int(place),
-                seed=self.config.seed,
-                patch=self.config.patch,
-                may_flip=item["plane"] in FLIPPABLE,
-                augment=self.config.augment,
-                zero=_no_signal(item),
-            )
-            for item, place in zip(items, places, strict=True)
-        ]
-        return Batch(
-            torch.from_numpy(np.stack([d.image for d in draws]))[:, None],
-            torch.from_numpy(np.stack([d.noise for d in draws]))[:, None],
-            torch.tensor([d.level for d in draws], dtype=torch.float32),
-            plane_index([item["plane"] for item in items], self.n_planes),
-        )
-
-    def following(self, step: int) -> Generator[list[Batch], None, None]:
-        """Load step after step, each while the one before is computed.
-
-        Parameters
-        ----------
-        step : int
-            The first.
-
-        Yields
-        ------
-        list of Batch
-            Parts of the next step.
-        """
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            ahead: Future[list[Batch]] = pool.submit(self.load, step)
-            while True:
-                parts = ahead.result()
-                step += 1
-                ahead = pool.submit(self.load, step)
-                yield parts
-
-
-class Trainer:
-    """Network, average and optimiser, and how they go from one step to the next.
-
-    Parameters
-    ----------
-    network : NCSNpp
-        The network, on its device.
-    shape : NetworkConfig
-        Its configuration.
-    config : TrainConfig
-        Learning rate, warm-up, averaging, clipping, precision.
-    ranks : Ranks
-        Processes that train together.
-    """
-
-    def __init__(
-        self, network: nn.Module, shape: NetworkConfig, config: TrainConfig, ranks: Ranks
-    ) -> None:
-        self.network = network
-        self.shape = shape
-        self.config = config
-        self.device = next(network.parameters()).device
-        self.step = 0
-        self.changing = threading.Lock()
-        self.average = WeightAverage(network, decay=config.ema_decay)
-        self.optimiser = Optimiser(network, config.optimiser)
-        self._parallel = DistributedDataParallel(network) if ranks.world > 1 else None
-        options = {"bf16": config.precision == "bf16", "compiled": config.compiled}
-        self._denoiser = Denoiser(self._parallel or network, shape, **options)
-        # The average is judged in a network of its own: this one may be saved at any moment.
-        self._averaged = copy.deepcopy(network).requires_grad_(False)
-        self._names = [name for name, _ in network.named_parameters()]
-
-    def averaged(self) -> Denoiser:
-        """Return a denoiser with the averaged weights.
-
-        Returns
-        -------
-        Denoiser
-            Valid until the next step.
-        """
-        self._averaged.load_state_dict({**self.network.state_dict(), **self.average.weights})
-        return Denoiser(self._averaged, self.shape)
-
-    def advance(self, parts: Sequence[Batch], rate: float) -> tuple[Tensor, Tensor]:
-        """Make one optimiser step.
-
-        Parameters
-        ----------
-        parts : sequence of Batch
-            Batches whose gradients are accumulated.
-        rate : float
-            Learning rate.
-
-        Returns
-        -------
-        loss, gradient_norm : Tensor
-            This process's loss and the norm before clipping.
-        """
-        self.network.train()
-        total = torch.zeros((), device=self.device)
-        for number, part in enumerate(parts):
-            with self._communicating(last=number == len(parts) - 1):
-                loss = self._loss(part) / len(parts)
-                loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        with self.changing:
-            self.optimiser.step(rate)
-            self.average.update(self.network, self.step + 1)
-            self.step += 1
-        return total, norm
-
-    def _loss(self, part: Batch) -> Tensor:
-        part = part.to(self.device)
-        sigma = training_sigmas(self.shape, part.uniform, self.config.noise)
-        return training_step(self._denoiser, part.clean, part.noise, sigma, part.plane)
-
-    def _communicating(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        if self._parallel is None or last:
-            return contextlib.nullcontext()
-        no_sync: contextlib.AbstractContextManager[None] = self._parallel.no_sync()
-        return no_sync
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return everything a step changes.
-
-        Returns
-        -------
-        weights : dict of str to Tensor
-            Averaged weights, with what is frozen in the network.
-        extra : dict of str to Tensor
-            The network's own weights and the optimiser's moments.
-        """
-        own = self.network.state_dict()
-        extra = {f"own.{name}": own[name] for name in self._names}
-        extra |= self.optimiser.moments()
-        return {**own, **self.average.weights}, extra
-
-    @torch.no_grad()
-    def restore(self, state: Checkpoint, step: int) -> None:
-        """Go back to a saved state.
-
-        Parameters
-        ----------
-        state : Checkpoint
-            What `state` gave.
-        step : int
-            Optimiser steps it is after.
-
-        Raises
-        ------
-        CheckpointError
-            If it lacks something.
-        """
-        try:
-            own = {name: state.extra[f"own.{name}"] for name in self._names}
-            self.network.load_state_dict({**state.tensors, **own})
-            self.average.load(state.tensors)
-            if step:
-                self.optimiser.restore(state.extra, step)
-        except (KeyError, RuntimeError) as error:
-            raise CheckpointError(
-                f"the training state does not fit the network: {error}"
-            ) from error
-        self.step = step
-
-    def is_finite(self) -> bool:
-        """Tell whether the weights are numbers.
-
-        Returns
-        -------
-        bool
-            False after an overflow.
-        """
-        return all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
-
-
 @dataclass(frozen=True)
 class Status:
     """How far a run is, for a progress display.
@@ -411,10 +190,346 @@ class Status:
         return " · ".join(parts)
 
 
+class SliceBatches(Batches[Batch]):
+    """Batches of slices, with their noise.
+
+    Parameters
+    ----------
+    slices : Slices
+        Training slices.
+    config : TrainConfig
+        Batch size, patch, augmentation, seed.
+    ranks : Ranks
+        Processes among which each step's images are divided.
+    n_planes : int
+        Planes the network tells apart.
+    """
+
+    def __init__(self, slices: Slices, config: TrainConfig, ranks: Ranks, *, n_planes: int) -> None:
+        super().__init__(shapes_of(slices.sizes, config.patch), config, ranks)
+        self.slices = slices
+        self.config = config
+        self.n_planes = n_planes
+
+    def part(self, numbers: Sequence[int], indices: Sequence[int]) -> Batch:
+        """Load a batch.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            How many images came before each in the run, over all processes.
+        indices : sequence of int
+            Which slices.
+
+        Returns
+        -------
+        Batch
+            Their images.
+        """
+        items = [self.slices[index] for index in indices]
+        draws = [
+            draw(
+                item["image"],
+                number,
+                seed=self.config.seed,
+                patch=self.config.patch,
+                may_flip=item["plane"] in FLIPPABLE,
+                augment=self.config.augment,
+                zero=_no_signal(item),
+            )
+            for item, number in zip(items, numbers, strict=True)
+        ]
+        return Batch(
+            torch.from_numpy(np.stack([d.image for d in draws]))[:, None],
+            torch.from_numpy(np.stack([d.noise for d in draws]))[:, None],
+            torch.tensor([d.level for d in draws], dtype=torch.float32),
+            plane_index([item["plane"] for item in items], self.n_planes),
+        )
+
+
+class ScoreTask:
+    """A score model to be trained on HR slices alone.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        How to train.
+    """
+
+    kind = SCORE
+    columns = NoiseTable.columns
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self._described: dict[str, Any] = {}
+
+    def open(
+        self, data: Sequence[str], cache: Path, *, split: Path | None, progress: Progress
+    ) -> None:
+        """Open the data.
+
+        Parameters
+        ----------
+        data : sequence of str
+            See `srmri_model.training.slices.open_data`.
+        cache : Path
+            Folder for mapped volumes.
+        split : Path or None
+            Which subjects train.
+        progress : callable
+            Called as ``progress(stage, done, total)``.
+        """
+        self.data: TrainingData = open_data(
+            data, self.config.planes, cache, split=split, progress=progress
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash to know the data again."""
+        return self.data.fingerprint
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a careful user should know of the data."""
+        return self.data.notes
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Slices to train on, and slices held out."""
+        return len(self.data.train), len(self.data.validation)
+
+    def shape(self, start: NetworkConfig | None) -> NetworkConfig:
+        """Return the network to train.
+
+        Parameters
+        ----------
+        start : NetworkConfig or None
+            Of the checkpoint to begin with.
+
+        Returns
+        -------
+        NetworkConfig
+            See `TrainConfig.network_shape`.
+        """
+        return self.config.network_shape(start)
+
+    def prepare(
+        self,
+        shape: NetworkConfig,
+        start: Checkpoint[NetworkConfig] | None,
+        device: torch.device,
+        ranks: Ranks,
+    ) -> tuple[Trainer[Batch], Batches[Batch]]:
+        """Build the network and what trains it.
+
+        Parameters
+        ----------
+        shape : NetworkConfig
+            The network.
+        start : Checkpoint or None
+            Weights to begin with.
+        device : torch.device
+            Where to train.
+        ranks : Ranks
+            Processes that train together.
+
+        Returns
+        -------
+        trainer : Trainer
+            Ready for the first step.
+        batches : SliceBatches
+            What it takes.
+        """
+        config = self.config
+        network = build_network(shape, seed=config.seed, gradient_checkpointing=config.recompute)
+        if start is not None:
+            network.load_state_dict(start.tensors)
+        network.to(device)
+
+        def loss(wrapped: nn.Module) -> Callable[[Batch], Tensor]:
+            options = {"bf16": config.precision == "bf16", "compiled": config.compiled}
+            denoiser = Denoiser(wrapped, shape, **options)
+
+            def of(part: Batch) -> Tensor:
+                part = part.to(device)
+                sigma = training_sigmas(shape, part.uniform, config.noise)
+                return training_step(denoiser, part.clean, part.noise, sigma, part.plane)
+
+            return of
+
+        trainer = Trainer(
+            network,
+            loss,
+            Optimiser(network, config.optimiser),
+            ranks,
+            ema_decay=config.ema_decay,
+            clip=config.clip,
+        )
+        return trainer, SliceBatches(self.data.train, config, ranks, n_planes=shape.n_planes)
+
+    def validate(self, network: nn.Module, ranks: Ranks) -> NoiseTable:
+        """Measure the error at every noise level.
+
+        Parameters
+        ----------
+        network : Module
+            With averaged weights.
+        ranks : Ranks
+            Processes that share the work.
+
+        Returns
+        -------
+        NoiseTable
+            The errors.
+        """
+        denoiser = _denoiser(network)
+        return measure(
+            denoiser,
+            self.data.validation,
+            geometric_levels(denoiser.config.sigma_min, denoiser.config.sigma_max, LEVELS),
+            count=self.config.validation_slices,
+            ranks=ranks,
+        )
+
+    def is_better(
+        self, found: NoiseTable, best: Mapping[str, Any] | None, _fraction: float
+    ) -> bool:
+        """Tell whether weights take the place of the best so far.
+
+        Parameters
+        ----------
+        found : NoiseTable
+            Of these weights.
+        best : mapping or None
+            Facts about the best.
+
+        Returns
+        -------
+        bool
+            Whether their score is lower.
+        """
+        return best is None or found.score < best["score_db"]
+
+    def facts(self, found: NoiseTable) -> dict[str, Any]:
+        """Return what is remembered of the best weights.
+
+        Parameters
+        ----------
+        found : NoiseTable
+            Their errors.
+
+        Returns
+        -------
+        dict
+            The score.
+        """
+        return {"score_db": found.score}
+
+    def metadata(self, found: NoiseTable, network: nn.Module) -> dict[str, Any]:
+        """Return what the product says of itself.
+
+        Parameters
+        ----------
+        found : NoiseTable
+            Its errors.
+        network : Module
+            With its weights.
+
+        Returns
+        -------
+        dict
+            v(σ), and what it knows, for `srmri upsample` to compare a scan with.
+        """
+        denoiser = _denoiser(network)
+        if not self._described:
+            self._described = describe_slices(self.data.train)
+        residual = training_residuals(
+            denoiser,
+            self.data.validation,
+            n_planes=denoiser.config.n_planes,
+            sigma_max=denoiser.config.sigma_max,
+            device=next(network.parameters()).device,
+        )
+        return {
+            "kind": "score",
+            "noise_table": found.to_json(),
+            "planes": list(self.config.planes),
+            "domain": {**self._described, "residual": residual},
+            "intensity": "0.1 to 99.9 percentile of each volume's foreground is 0 to 1",
+            "training": {
+                "preset": self.config.preset,
+                "n_slices": len(self.data.train),
+                "n_subjects": len(set(self.data.train.subjects)),
+            },
+        }
+
+    def restored(self, document: dict[str, Any]) -> NoiseTable:
+        """Read what a state has kept.
+
+        Parameters
+        ----------
+        document : dict
+            From `NoiseTable.to_json`.
+
+        Returns
+        -------
+        NoiseTable
+            The errors.
+        """
+        return NoiseTable.from_json(document)
+
+    def summary(self, found: NoiseTable) -> dict[str, Any]:
+        """Return the errors at every noise level.
+
+        Parameters
+        ----------
+        found : NoiseTable
+            Of the best weights.
+
+        Returns
+        -------
+        dict
+            ``n_validation`` and ``val_by_sigma``.
+        """
+        columns = zip(found.sigmas, found.foreground, found.background, strict=True)
+        return {
+            "n_validation": found.n_slices,
+            "val_by_sigma": [
+                {
+                    "sigma": sigma,
+                    "foreground": inside if math.isfinite(inside) else None,
+                    "background": outside if math.isfinite(outside) else None,
+                    "gain_db": 10 * math.log10(sigma**2 / inside) if inside > 0 else None,
+                }
+                for sigma, inside, outside in columns
+            ],
+        }
+
+    def write_page(self, out: Path, summary: Mapping[str, Any], device: str) -> None:
+        """Draw the run.
+
+        Parameters
+        ----------
+        out : Path
+            Folder of the run.
+        summary : mapping
+            What `run_training` returns.
+        device : str
+            Where to draw images.
+        """
+        from srmri_model.training.page import write_page
+
+        write_page(out, summary, self.data.validation, device=device)
+
+
+def _denoiser(network: nn.Module) -> Denoiser:
+    return Denoiser(network, cast(NCSNpp, network).config)
+
+
 def run_training(
     data: Sequence[str],
     out: Path,
-    config: TrainConfig,
+    config: TrainConfig | SupervisedConfig,
     *,
     split: Path | None = None,
     init: Path | None = None,
@@ -434,8 +549,8 @@ def run_training(
         (``owner/name@revision``).
     out : Path
         Folder of the run.
-    config : TrainConfig
-        How to train.
+    config : TrainConfig or SupervisedConfig
+        How to train a score model, or a baseline.
     split : Path, optional
         Which subjects train and which are held out, see `srmri_model.training.slices.read_split`.
     init : Path, optional
@@ -456,8 +571,8 @@ def run_training(
     Returns
     -------
     dict
-        ``params``, ``steps``, ``images_s``, ``val_by_sigma``, ``best``, ``weights_sha256`` and
-        where things are.
+        ``params``, ``steps``, ``images_s``, ``best``, ``weights_sha256`` and where things are;
+        ``val_by_sigma`` of a score model, ``psnr`` and ``psnr_bicubic`` of a baseline.
 
     Raises
     ------
@@ -473,7 +588,7 @@ def run_training(
         # A fresh network computes in denormals, several times slower.
         torch.set_flush_denormal(True)
     with joined(device) as ranks:
-        run = _Run(Path(out), config, device, ranks, progress, warn, clock)
+        run = _Run(Path(out), _task(config), config, device, ranks, progress, warn, clock)
         run.open(data, split=split, init=init, resume=resume, command=command)
 
         def leave() -> None:
@@ -485,29 +600,36 @@ def run_training(
             return run.finish()
 
 
+def _task(config: TrainConfig | SupervisedConfig) -> Task[Any, Any, Any]:
+    if isinstance(config, TrainConfig):
+        return ScoreTask(config)
+    return SupervisedTask(config)
+
+
 class _Run:
     """One process's part of a run, and its files."""
 
     def __init__(
         self,
         out: Path,
-        config: TrainConfig,
+        task: Task[Any, Any, Any],
+        config: RunConfig,
         device: torch.device,
         ranks: Ranks,
         progress: Callable[[Status], None] | None,
         warn: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
-        self.out, self.config, self.device, self.ranks = out, config, device, ranks
+        self.out, self.task, self.config = out, task, config
+        self.device, self.ranks = device, ranks
         self.report = progress if progress is not None and ranks.is_main else lambda _status: None
         self.warn = warn if ranks.is_main else lambda _text: None
         self.clock = clock
-        self.states = StateFolder(out / "states", keep=config.keep)
+        self.states = StateFolder(out / "states", task.kind, keep=config.keep)
         self.seconds_before = 0.0
         self.idle_seconds = 0.0
         self.best: dict[str, Any] | None = None
-        self.table: NoiseTable | None = None
-        self.described: dict[str, Any] = {}
+        self.table: Any = None
         self.validated = -1
         self.saved = -1
 
@@ -535,10 +657,10 @@ class _Run:
         if not self.ranks.is_main:
             self._open_data(data, split)
             state = self.states.newest(self.warn) if resume else None
-        self.trainer = self._new_trainer(init, state)
+        self._prepare(init, state)
         settings = {
-            "network": json.loads(json.dumps(asdict(self.trainer.shape))),
-            "data": self.data.fingerprint,
+            "network": json.loads(json.dumps(self.task.kind.describe(self.shape))),
+            "data": self.task.fingerprint,
             "images_per_step": self.batches.images_per_step,
             **self.config.settings(),
         }
@@ -548,7 +670,7 @@ class _Run:
         self.first_step = self.trainer.step
         self.began = self.last_saved = self.clock()
         if self.ranks.is_main:
-            self.log = TrainingLog(self.out, step=self.trainer.step)
+            self.log = TrainingLog(self.out, step=self.trainer.step, columns=self.task.columns)
             write_json(
                 self.out / "config.json",
                 {
@@ -560,8 +682,8 @@ class _Run:
                     "config": self.config.to_json(),
                     "settings": settings,
                     "processes": self.ranks.world,
-                    "n_train": len(self.data.train),
-                    "n_validation": len(self.data.validation),
+                    "n_train": self.task.sizes[0],
+                    "n_validation": self.task.sizes[1],
                 },
             )
 
@@ -569,30 +691,21 @@ class _Run:
         def progress(stage: str, done: int, total: int) -> None:
             self.report(Status(stage, done, total))
 
-        self.data: TrainingData = open_data(
-            data, self.config.planes, self.out / "cache", split=split, progress=progress
-        )
-        for note in self.data.notes:
+        self.task.open(data, self.out / "cache", split=split, progress=progress)
+        for note in self.task.notes:
             self.warn(note)
 
-    def _new_trainer(self, init: Path | None, state: Checkpoint | None) -> Trainer:
-        start = load_checkpoint(init) if init is not None else None
-        shape = self.config.network_shape(start.network if start is not None else None)
-        if state is not None and state.network != shape:
+    def _prepare(self, init: Path | None, state: Checkpoint[Any] | None) -> None:
+        start = load_checkpoint(init, self.task.kind) if init is not None else None
+        self.shape = self.task.shape(start.network if start is not None else None)
+        if state is not None and state.network != self.shape:
             raise UsageError(
                 f"the run in {self.out} trains another network",
                 hint="resume with the options it was started with, see its config.json",
             )
-        network = build_network(
-            shape, seed=self.config.seed, gradient_checkpointing=self.config.recompute
-        )
-        if start is not None:
-            network.load_state_dict(start.tensors)
-        network.to(self.device)
-        self.batches = Batches(self.data.train, self.config, self.ranks, n_planes=shape.n_planes)
-        return Trainer(network, shape, self.config, self.ranks)
+        self.trainer, self.batches = self.task.prepare(self.shape, start, self.device, self.ranks)
 
-    def _restore(self, state: Checkpoint) -> None:
+    def _restore(self, state: Checkpoint[Any]) -> None:
         found = state.metadata
         changed = [
             name
@@ -607,7 +720,7 @@ class _Run:
         self.trainer.restore(state, int(found["step"]))
         self.seconds_before = float(found["seconds"])
         self.best, self.validated = found["best"], int(found["validated"])
-        self.table = None if found["table"] is None else NoiseTable.from_json(found["table"])
+        self.table = None if found["table"] is None else self.task.restored(found["table"])
         self.saved = self.trainer.step
 
     def train(self) -> None:
@@ -624,7 +737,7 @@ class _Run:
                 if self._is_due():
                     self._save()
                 self.rate = config.learning_rate_at(trainer.step, fraction)
-                loss, norm = trainer.advance(next(batches), self.rate)
+                loss, norm = trainer.advance(next(batches), self.rate, fraction)
                 losses += loss
                 since += 1
                 if trainer.step % LOG_STEPS == 0:
@@ -695,68 +808,42 @@ class _Run:
     def _validate(self) -> None:
         began = self.clock()
         self.report(Status("validating", 0, 1, step=self.trainer.step))
-        shape = self.trainer.shape
-        table = measure(
-            self.trainer.averaged(),
-            self.data.validation,
-            geometric_levels(shape.sigma_min, shape.sigma_max, LEVELS),
-            count=self.config.validation_slices,
-            ranks=self.ranks,
-        )
+        network = self.trainer.averaged()
+        found = self.task.validate(network, self.ranks)
         step = self.trainer.step
-        if not math.isfinite(table.score):
+        if not math.isfinite(found.score):
             raise TrainingError(
                 f"the validation error is not finite after {step} steps; the last state saved is "
                 f"after {max(self.saved, 0)}",
                 hint="try a lower --learning-rate",
             )
-        better = self.best is None or table.score < self.best["score_db"]
+        better = self.task.is_better(found, self.best, self._fraction())
         if self.ranks.is_main:
-            self.log.validation(step, table)
-        domain = self._domain() if better and self.ranks.is_main else {}
+            self.log.validation(step, found)
+        writes = better and self.ranks.is_main
+        metadata = self.task.metadata(found, network) if writes else {}
         with self.trainer.changing:
             if better:
-                best = {"step": step, "score_db": table.score}
-                if self.ranks.is_main:
-                    self._save_model(table, best, domain)
-                self.best, self.table = best, table
+                best = {"step": step, **self.task.facts(found)}
+                if writes:
+                    self._save_model(best, metadata)
+                self.best, self.table = best, found
             self.validated = step
         self.idle_seconds += self.clock() - began
 
-    def _domain(self) -> dict[str, Any]:
-        """Describe what the model knows, for `srmri upsample` to compare a scan with."""
-        if not self.described:
-            self.described = describe_slices(self.data.train)
-        shape = self.trainer.shape
-        residual = training_residuals(
-            self.trainer.averaged(),
-            self.data.validation,
-            n_planes=shape.n_planes,
-            sigma_max=shape.sigma_max,
-            device=self.device,
-        )
-        return {**self.described, "residual": residual}
-
-    def _save_model(self, table: NoiseTable, best: dict[str, Any], domain: dict[str, Any]) -> None:
+    def _save_model(self, best: dict[str, Any], metadata: dict[str, Any]) -> None:
         weights, _ = self.trainer.state()
-        metadata = {
-            "kind": "score",
-            "noise_table": table.to_json(),
-            "planes": list(self.config.planes),
-            "domain": domain,
-            "intensity": "0.1 to 99.9 percentile of each volume's foreground is 0 to 1",
-            "training": {
-                "srmri": version("srmri"),
-                "preset": self.config.preset,
-                "images": best["step"] * self.batches.images_per_step,
-                "n_slices": len(self.data.train),
-                "n_subjects": len(set(self.data.train.subjects)),
-                **best,
-                **self.config.settings(),
-            },
+        metadata["training"] = {
+            "srmri": version("srmri"),
+            "images": best["step"] * self.batches.images_per_step,
+            **metadata["training"],
+            **best,
+            **self.config.settings(),
         }
         save_checkpoint(
-            self.out / MODEL_FILE, Checkpoint(self.trainer.shape, weights, metadata=metadata)
+            self.out / MODEL_FILE,
+            Checkpoint(self.shape, weights, metadata=metadata),
+            self.task.kind,
         )
 
     def _save(self) -> None:
@@ -784,7 +871,7 @@ class _Run:
             "validated": self.validated,
             "table": None if self.table is None else self.table.to_json(),
         }
-        self.states.save(Checkpoint(self.trainer.shape, weights, extra, metadata), step)
+        self.states.save(Checkpoint(self.shape, weights, extra, metadata), step)
         self.saved = step
 
     def save_before_leaving(self) -> None:
@@ -806,8 +893,7 @@ class _Run:
         if self.saved != self.trainer.step:
             self._save()
         self.log.close()
-        model, table = self.out / MODEL_FILE, self.table
-        assert table is not None  # noqa: S101
+        model = self.out / MODEL_FILE
         summary = {
             "params": parameter_count(self.trainer.network),
             "steps": self.trainer.step,
@@ -816,29 +902,16 @@ class _Run:
             "images_s": round(images_s, 2),
             "memory_bytes": _memory(self.device),
             "processes": self.ranks.world,
-            "n_train": len(self.data.train),
-            "n_validation": table.n_slices,
-            "notes": list(self.data.notes),
-            "val_by_sigma": [
-                {
-                    "sigma": sigma,
-                    "foreground": inside if math.isfinite(inside) else None,
-                    "background": outside if math.isfinite(outside) else None,
-                    "gain_db": 10 * math.log10(sigma**2 / inside) if inside > 0 else None,
-                }
-                for sigma, inside, outside in zip(
-                    table.sigmas, table.foreground, table.background, strict=True
-                )
-            ],
+            "n_train": self.task.sizes[0],
+            "notes": list(self.task.notes),
+            **self.task.summary(self.table),
             "best": self.best,
             "weights_sha256": sha256_file(model),
             "model": str(model),
             "page": str(self.out / "index.html"),
         }
-        from srmri_model.training.page import write_page
-
         self.report(Status("drawing", 0, 1, step=self.trainer.step))
-        write_page(self.out, summary, self.data.validation, device=str(self.device))
+        self.task.write_page(self.out, summary, str(self.device))
         write_json(self.out / "summary.json", summary)
         return summary
 

@@ -130,7 +130,7 @@ def find_motion(image: Image, truth: Image, inside: Mask) -> Motion:
     image : (row, col) ndarray
         Interpolated LR.
     truth : (row, col) ndarray
-        HR.
+        HR at LR's resolution, interpolated the same way.
     inside : (row, col) ndarray of bool
         Foreground of HR.
 

@@ -119,7 +119,8 @@ class CellStore:
             None if it has to be computed.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # From memory: of a file that is cut off numpy would leave the handle open.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 facts, image = json.loads(str(file["facts"])), file["image"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
@@ -176,7 +177,7 @@ def fingerprint(method: Method, task: Task, models: Models, seed: int) -> str:
     str
         64 hexadecimal digits.
     """
-    facts = (_SCHEMA, repr(method), method.network(models), task.fingerprint, seed)
+    facts = (_SCHEMA, repr(method), models.sha256(method.needs), task.fingerprint, seed)
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
@@ -214,7 +215,8 @@ def compute(
     Cell
         Loading and training of networks are not part of its time.
     """
-    method.network(models)
+    if method.needs:
+        models.load(method.needs)
 
     def timed() -> tuple[Drawn, float]:
         began = clock()

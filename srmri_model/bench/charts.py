@@ -25,13 +25,13 @@ _LINE = 22
 _TICKS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 _SHADES: Mapping[Family, str] = {
     "interpolation": "muted",
-    "ceiling": "truth",
     "unsupervised": "accept",
     "supervised": "review",
+    "ceiling": "truth",
 }
 _TITLES: Mapping[Quality, str] = {
-    "psnr": "PSNR in the foreground, dB",
-    "lpips": "LPIPS in the foreground (lower is better)",
+    "psnr": "PSNR, dB",
+    "lpips": "LPIPS (lower is better)",
 }
 _MARKS: Mapping[str, tuple[str, str]] = {
     "score-sde": ("Score-SDE", "P"),
@@ -76,19 +76,22 @@ def charts_of(results: Results) -> list[Chart]:
         charts.append(
             Chart(
                 "evaluations",
-                "PSNR and LPIPS of samplers against how often they evaluate the score model.",
+                "PSNR and LPIPS in the foreground of samplers against how often they evaluate the "
+                "score model.",
                 partial(_draw_evaluations, curves),
                 (_WIDE, _NARROW),
             )
         )
     rows = {row.name: row for key in ("1", "2") for row in results.rows[key] if row.slices}
+    ordered = sorted(rows.values(), key=lambda row: list(_SHADES).index(row.family))
     if rows:
         charts.append(
             Chart(
                 "subjects",
-                "PSNR and LPIPS of every method, a dot per subject, with mean and standard "
-                "deviation.",
-                partial(_draw_subjects, list(rows.values())),
+                "PSNR and LPIPS in the foreground of every method, a dot per subject, with mean "
+                "and standard deviation: interpolations, unsupervised and supervised methods, and "
+                "the ceiling last.",
+                partial(_draw_subjects, ordered),
                 (_WIDE, _NARROW),
             )
         )

@@ -12,28 +12,34 @@ from typing import Any
 import numpy as np
 import torch
 
+from srmri_model.bench.models import Trained
 from srmri_model.bench.plan import TablesConfig
 from srmri_model.bench.tasks import Task
 from srmri_model.training.pairs import PairData, Pairs
 
 
 def data_conditions(
-    data: Sequence[str], pairs: PairData, tested: Pairs, tasks: Sequence[Task], *, acquired: bool
+    data: Sequence[str],
+    pairs: PairData,
+    tasks: Sequence[Task],
+    *,
+    acquired: bool,
+    cropped: bool,
 ) -> list[tuple[str, str]]:
     """Say what was tested on what.
 
     Parameters
     ----------
     data : sequence of str
-        As they were given.
+        As they were given; none for the phantom.
     pairs : PairData
         All pairs.
-    tested : Pairs
-        Pairs of the test subjects.
     tasks : sequence of Task
         Slices that were tested.
     acquired : bool
         Whether LR was measured, not made.
+    cropped : bool
+        Whether volumes were cut to crops, or the phantom took their place.
 
     Returns
     -------
@@ -47,7 +53,7 @@ def data_conditions(
     shifts = [max(abs(task.motion.rows), abs(task.motion.cols)) for task in tasks]
     found = [
         # A path would tell of a machine, not of the data.
-        ("data", ", ".join(Path(source).name or source for source in data)),
+        ("data", _named(data, cropped=cropped and not acquired)),
         ("subjects for training", _count(pairs.train)),
         ("subjects held out for tuning", _count(pairs.validation)),
         ("subjects tested", f"{len(subjects)}: {', '.join(subjects)}"),
@@ -63,6 +69,13 @@ def data_conditions(
     return found + [("note", note) for note in pairs.notes]
 
 
+def _named(data: Sequence[str], *, cropped: bool) -> str:
+    if not data:
+        return "phantoms: the built-in digital mouse brain"
+    names = ", ".join(Path(source).name or source for source in data)
+    return f"crops of {names}" if cropped else names
+
+
 def _count(pairs: Pairs) -> str:
     return f"{len(set(pairs.subjects))}, {len(pairs)} slices"
 
@@ -74,7 +87,7 @@ def _made(task: Task) -> str:
 
 
 def run_conditions(
-    config: TablesConfig, rhos: Mapping[str, float], trained: Mapping[str, Mapping[str, Any]]
+    config: TablesConfig, rhos: Mapping[str, float], models: Trained
 ) -> list[tuple[str, str]]:
     """Say what was spent.
 
@@ -84,8 +97,8 @@ def run_conditions(
         Settings.
     rhos : mapping of str to float
         Step sizes that were tuned.
-    trained : mapping of str to mapping
-        What training tells of every network that was trained here.
+    models : Trained
+        Networks that were loaded or trained.
 
     Returns
     -------
@@ -101,7 +114,10 @@ def run_conditions(
         ("draws of fast, mean", str(config.draws)),
         ("seed", str(config.seed)),
     ]  # fmt: skip
-    for name, facts in trained.items():
+    if models.weights is not None:
+        hashed = models.sha256("score")
+        found.append(("score model", f"{models.weights.name}, SHA-256 {hashed[:12]}…"))
+    for name, facts in models.trained.items():
         shown = ", ".join(f"{key} {_plain(value)}" for key, value in facts.items())
         found.append((f"trained: {name}", shown))
     return found

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from srmri_data.choices import ANATOMICAL
+from srmri_data.choices import ANATOMICAL, SupervisedName
 from srmri_data.errors import SrmriError
 from srmri_data.safe_io import read_json, sha256_file, write_json
-from srmri_model.bench.methods import ScoreModel, Upscales
+from srmri_model.baselines import load_upscaler
+from srmri_model.bench.methods import Network, ScoreModel, Upscales
 from srmri_model.bench.plan import TablesConfig
 from srmri_model.checkpoints import load_denoiser, read_description
 from srmri_model.operators import make_operator
@@ -24,6 +25,7 @@ from srmri_model.training.config import TrainConfig
 from srmri_model.training.domain import denoising_residual, judge_residuals
 from srmri_model.training.pairs import Degradation, PairData, Pairs
 from srmri_model.training.slices import plane_index
+from srmri_model.training.supervised_config import SupervisedConfig
 from srmri_model.training.validation import spread
 from srmri_model.upsampling.plan import background_table, noise_table
 
@@ -56,7 +58,6 @@ def load_score(path: Path) -> ScoreModel:
         variance=None if table is None else VarianceTable(*table),
         background=None if background is None else VarianceTable(*background),
         std_scale=float(metadata.get("std_scale") or 1.0),
-        sha256=sha256_file(path),
     )
 
 
@@ -129,6 +130,13 @@ class Trained:
         What makes LR; None for pairs that were acquired.
     progress : callable
         Called as ``progress(stage, done, total)``.
+    before_leaving : callable
+        Called when a signal ends the process while a network is trained.
+
+    Attributes
+    ----------
+    trained : dict
+        What training tells of every network that was trained here.
     """
 
     data: Sequence[str]
@@ -139,10 +147,12 @@ class Trained:
     weights: Path | None
     degradation: Degradation | None
     progress: Progress
-    trained: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _score: ScoreModel | None = None
-    _upscalers: dict[str, tuple[Upscales, str]] = field(default_factory=dict)
-    _failed: dict[str, SrmriError] = field(default_factory=dict)
+    before_leaving: Callable[[], None]
+    trained: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+    _score: ScoreModel | None = field(default=None, init=False)
+    _upscalers: dict[str, Upscales] = field(default_factory=dict, init=False)
+    _hashes: dict[str, str] = field(default_factory=dict, init=False)
+    _failed: dict[str, SrmriError] = field(default_factory=dict, init=False)
 
     def folder(self, name: str) -> Path:
         """Return the folder of a network's run: another one for another budget or other data.
@@ -192,7 +202,7 @@ class Trained:
             self._score = load_score(self.score_path())
         return self._score
 
-    def upscaler(self, name: str) -> tuple[Upscales, str]:
+    def upscaler(self, name: SupervisedName) -> Upscales:
         """Return a supervised network.
 
         Parameters
@@ -202,22 +212,63 @@ class Trained:
 
         Returns
         -------
-        network : callable
+        callable
             LR images to HR images.
-        sha256 : str
-            Of its file.
 
         Raises
         ------
         SrmriError
             If it could not be trained.
         """
-        from srmri_model.baselines import load_upscaler
-
         if name not in self._upscalers:
-            path = self._once(name, functools.partial(self._train_upscaler, name))
-            self._upscalers[name] = (load_upscaler(path), sha256_file(path))
+            self._upscalers[name] = load_upscaler(self._path(name))
         return self._upscalers[name]
+
+    def load(self, name: Network) -> None:
+        """Have a network ready, so that its first use takes no longer than others.
+
+        Parameters
+        ----------
+        name : str
+            "score", or a supervised network.
+
+        Raises
+        ------
+        SrmriError
+            If it could not be trained.
+        """
+        if name == "score":
+            self.score()
+        elif name:
+            self.upscaler(name)
+
+    def sha256(self, name: Network) -> str:
+        """Return the hash of a network's file.
+
+        Parameters
+        ----------
+        name : str
+            "score", a supervised network, or nothing.
+
+        Returns
+        -------
+        str
+            64 hexadecimal digits; empty for nothing.
+
+        Raises
+        ------
+        SrmriError
+            If it could not be trained.
+        """
+        if not name:
+            return ""
+        if name not in self._hashes:
+            path = self.score_path() if name == "score" else self._path(name)
+            self._hashes[name] = sha256_file(path)
+        return self._hashes[name]
+
+    def _path(self, name: SupervisedName) -> Path:
+        return self._once(name, functools.partial(self._train_upscaler, name))
 
     def _once(self, name: str, train: Callable[[Path], dict[str, Any]]) -> Path:
         """Train into a folder, or use what is finished there."""
@@ -236,24 +287,42 @@ class Trained:
         return path
 
     def _train_score(self, folder: Path) -> dict[str, Any]:
-        config = TrainConfig.for_preset(
-            "tiny", plane=self.config.plane, minutes=self.config.budget, seed=self.config.seed
+        config = self.config
+        return self._train(
+            "score",
+            folder,
+            TrainConfig.for_preset(
+                "tiny", plane=config.plane, minutes=config.budget, seed=config.seed
+            ),
         )
+
+    def _train_upscaler(self, name: SupervisedName, folder: Path) -> dict[str, Any]:
+        config = self.config
+        return self._train(
+            name,
+            folder,
+            SupervisedConfig.for_preset(
+                name,
+                budget=config.budget,
+                plane=config.plane,
+                seed=config.seed,
+                degradation=self.degradation,
+            ),
+        )
+
+    def _train(
+        self, name: str, folder: Path, config: TrainConfig | SupervisedConfig
+    ) -> dict[str, Any]:
+        def show(status: Status) -> None:
+            self.progress(f"train {name}", int(status.done), max(1, int(status.total)))
+
         summary = run_training(
             self.data,
             folder,
             config,
             split=self.split,
             resume=True,
-            progress=self._shown("score"),
+            progress=show,
+            before_leaving=self.before_leaving,
         )
-        return {name: summary[name] for name in ("params", "steps", "seconds")}
-
-    def _train_upscaler(self, name: str, folder: Path) -> dict[str, Any]:
-        raise NotImplementedError(name)
-
-    def _shown(self, name: str) -> Callable[[Status], None]:
-        def show(status: Status) -> None:
-            self.progress(f"train {name}", int(status.done), max(1, int(status.total)))
-
-        return show
+        return {fact: summary[fact] for fact in ("params", "steps", "seconds")}

@@ -114,7 +114,7 @@ def tile_pixels(image: NDArray[np.floating], task: Task, view: View, *, error: b
     view : View
         Inset and ranges.
     error : bool
-        Whether the error is shown; the truth has none.
+        Whether the error is shown, or black in its place: LR and the truth have none.
 
     Returns
     -------
@@ -130,11 +130,10 @@ def tile_pixels(image: NDArray[np.floating], task: Task, view: View, *, error: b
     frame[view.box] = True
     frame[rows.start + 1 : rows.stop - 1, cols.start + 1 : cols.stop - 1] = False
     whole[frame] = _MARK
-    parts = [whole, inset]
-    if error:
-        # Blue is too dark, as in other reports.
-        difference = np.asarray(image, dtype=np.float32) - truth
-        parts.append(colour(0.5 - difference / (2 * view.limit), "RdBu"))
+    # Blue is too dark, as in other reports.
+    difference = np.asarray(image, dtype=np.float32) - truth
+    third = colour(0.5 - difference / (2 * view.limit), "RdBu") if error else np.zeros_like(whole)
+    parts = [whole, inset, third]
     height = max(part.shape[0] for part in parts)
     space = np.zeros((height, _GAP, 3), dtype=np.uint8)
     shown: list[Pixels] = []

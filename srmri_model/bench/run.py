@@ -43,6 +43,7 @@ def run_tables(
     command: Sequence[str] = (),
     progress: Progress = lambda _stage, _done, _total: None,
     warn: Callable[[str], None] = lambda _text: None,
+    before_leaving: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Compute the paper's tables, or what is missing of them, and write them.
 
@@ -67,6 +68,8 @@ def run_tables(
         Called as ``progress(stage, done, total)``.
     warn : callable
         Called with what a careful user should know at once.
+    before_leaving : callable
+        Called when a signal ends the process while a network is trained: restores the terminal.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def run_tables(
     lpips_model()
     out = Path(out)
     sweep_temporaries(out / "cells")
-    data, split = _data(data, split, out, config)
+    given, (data, split) = data, _data(data, split, out, config)
     acquired = len(data) == 1 and is_dataset(data[0])
     degradation = None if acquired else _degradation(config)
     pairs = open_pairs(
@@ -96,7 +99,17 @@ def run_tables(
     weights, note = _weights(weights, pairs, config)
     for text in (*notes, *note):
         warn(text)
-    models = Trained(data, split, out / "models", config, pairs, weights, degradation, progress)
+    models = Trained(
+        data=data,
+        split=split,
+        out=out / "models",
+        config=config,
+        pairs=pairs,
+        weights=weights,
+        degradation=degradation,
+        progress=progress,
+        before_leaving=before_leaving,
+    )
     domain = _domain(models, config)
     physics = Physics(config.operator, config.width, pairs.grid)
     subjects = _subjects(tested, config)
@@ -115,9 +128,9 @@ def run_tables(
     named = methods_for(config, rhos)
     cells, failures, computed = _cells(named, tasks, models, config, out, progress)
     conditions = [
-        *data_conditions(data, pairs, tested, tasks, acquired=acquired),
+        *data_conditions(given, pairs, tasks, acquired=acquired, cropped=config.smoke),
         *(("note", text) for text in (*notes, *note)),
-        *run_conditions(config, rhos, models.trained),
+        *run_conditions(config, rhos, models),
         *machine_conditions(command),
     ]
     results = Results(
@@ -206,7 +219,15 @@ def _weights(
 
 
 def _domain(models: Trained, config: TablesConfig) -> Mapping[str, Any]:
-    return read_description(models.score_path())[1].get("domain") or {}
+    """Read what the score model knows of its images; nothing where no method needs one."""
+    methods = methods_for(config, {})
+    if models.weights is None and all(methods[n].method.needs != "score" for n in config.names):
+        return {}
+    try:
+        return read_description(models.score_path())[1].get("domain") or {}
+    except SrmriError:
+        # The methods that need it will tell why.
+        return {}
 
 
 def _trials(pairs: Pairs, physics: Physics, domain: Mapping[str, Any]) -> list[Task]:

@@ -20,7 +20,7 @@ from srmri_model.training.slices import assign, hold_out, read_split
 from srmri_model.upsampling.denoising import stack_axes
 
 _TRAINED = 3
-"""Animals to train on; one more is tuned on and one tested."""
+"""Animals to train on, at most; one more is tuned on and one tested."""
 _SLICES, _EDGE = 12, 80
 _PHANTOM_SHAPE, _PHANTOM_SPACING = (80, 100, 52), 0.15
 
@@ -54,16 +54,16 @@ def crops(data: Sequence[str], split: Path | None, out: Path, plane: Plane) -> P
     records = {_stem(record.path): record for record in found}
     roles = hold_out(list(records)) if split is None else assign(list(records), read_split(split))
     train = [name for name, role in roles.items() if role == "train"]
-    tested, *tuned = [name for name, role in roles.items() if role in ("tune", "validation")] or [
-        ""
-    ]
-    if not tested or len(train) + len(tuned) <= _TRAINED:
+    held_out = [name for name, role in roles.items() if role in ("tune", "validation")]
+    tested, tuned = held_out[:1], held_out[1:2]
+    if not tuned:
+        train, tuned = train[:-1], train[-1:]
+    if not (train and tested):
         raise UsageError(
-            f"--smoke takes {_TRAINED + 2} animals that are not for testing, one of them held out; "
-            f"found {len(train)} to train on and {len(roles) - len(train)} others",
+            "--smoke takes three animals that are not for testing, one of them held out; found "
+            f"{len(held_out)} held out of {len(roles)}",
             hint="leave --data out to try everything on the phantom",
         )
-    tuned = (tuned or train[_TRAINED:])[:1]
     parts = {"train": train[:_TRAINED], "tune": tuned, "test": tested}
     for name in (name for names in parts.values() for name in names):
         _, frame = ingest.select([records[name]], option="--data")

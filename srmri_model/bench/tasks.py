@@ -310,10 +310,14 @@ def _aligned(tasks: Sequence[Task]) -> list[Task]:
     for task in tasks:
         pair, grid = task.pair, task.physics.grid
         high, inside = pair["high_res"], pair["foreground"]
-        up = interpolate(pair["low_res"], high.shape, pair["factor"], "bicubic", grid=grid)
-        motions.append(find_motion(up, high, inside))
         low = task.operator().forward(torch.from_numpy(np.ascontiguousarray(high))).numpy()
-        references.append(interpolate(low, high.shape, pair["factor"], "bicubic", grid=grid))
+        # Both at LR's resolution: against HR itself, bright rims that LR blurs pull at the motion.
+        up, reference = (
+            interpolate(image, high.shape, pair["factor"], "bicubic", grid=grid)
+            for image in (pair["low_res"], low)
+        )
+        motions.append(find_motion(up, reference, inside))
+        references.append(reference)
         ups.append(moved(up, motions[-1]))
         masks.append(inside)
     gain = find_gain(ups, references, masks)

@@ -12,6 +12,7 @@ from srmri_model.operators.matrices import (
     low_offset,
     low_positions,
     low_size,
+    resampling_matrix,
 )
 from srmri_model.operators.separable import (
     AxisFactors,
@@ -36,4 +37,5 @@ __all__ = [
     "low_positions",
     "low_size",
     "make_operator",
+    "resampling_matrix",
 ]

@@ -147,6 +147,8 @@ def degradation_matrix(
     centres = low_positions(low_size(high_size, factor), factor, grid)
     if kind == "kspace":
         return _band_limited(centres, high_size, factor)
+    if kind == "bicubic":
+        return resampling_matrix(high_size, centres.size, factor, grid=grid)
     if kind in _KERNELS:
         kernel, support = _KERNELS[kind]
         return _weights(
@@ -223,6 +225,42 @@ def kernel_interpolation(
     function, support = _KERNELS[kernel]
     positions = (np.arange(high_size, dtype=np.float64) - low_offset(factor, grid)) / factor
     return _weights(positions, low_size(high_size, factor), support, function)
+
+
+def resampling_matrix(
+    size: int, count: int, factor: float, *, grid: Grid = "voxel-centre"
+) -> Matrix:
+    """Return the matrix that takes samples of a line at the places of a coarser grid.
+
+    As `degradation_matrix` of "bicubic", for as many samples as wanted: those beyond the line's
+    end see it reflected.
+
+    Parameters
+    ----------
+    size : int
+        Voxels of the line.
+    count : int
+        Samples.
+    factor : float
+        Distance of samples in voxels, at least 1.
+    grid : {"fourier", "voxel-centre"}
+        Where the first sample lies.
+
+    Returns
+    -------
+    (count, size) ndarray
+        Every row sums to 1; the rows of an identity where `factor` is 1.
+
+    Examples
+    --------
+    >>> resampling_matrix(2, 3, 1.0)
+    array([[1., 0.],
+           [0., 1.],
+           [0., 1.]])
+    """
+    kernel, support = _KERNELS["bicubic"]
+    centres = low_positions(count, factor, grid)
+    return _weights(centres, size, support * factor, lambda distance: kernel(distance / factor))
 
 
 def _weights(

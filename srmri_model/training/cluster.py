@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import submitit
 
     from srmri_model.training.config import TrainConfig
+    from srmri_model.training.supervised_config import SupervisedConfig
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class TrainingJob:
         Training data.
     out : Path
         Folder of the run, visible from the nodes.
-    config : TrainConfig
+    config : TrainConfig or SupervisedConfig
         How to train.
     split, init : Path, optional
         As for `srmri_model.train.run_training`.
@@ -73,7 +74,7 @@ class TrainingJob:
 
     data: tuple[str, ...]
     out: Path
-    config: TrainConfig
+    config: TrainConfig | SupervisedConfig
     split: Path | None = None
     init: Path | None = None
 
@@ -113,7 +114,7 @@ def submit_training(
     *,
     data: Sequence[str],
     out: Path,
-    config: TrainConfig,
+    config: TrainConfig | SupervisedConfig,
     split: Path | None = None,
     init: Path | None = None,
 ) -> tuple[str, str]:
@@ -127,7 +128,7 @@ def submit_training(
         Training data.
     out : Path
         Folder of the run, visible from the nodes; the job's files go to ``jobs`` in it.
-    config : TrainConfig
+    config : TrainConfig or SupervisedConfig
         How to train.
     split, init : Path, optional
         As for `srmri_model.train.run_training`.

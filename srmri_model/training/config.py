@@ -64,7 +64,150 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class RunConfig:
+    """What every training run has to be told.
+
+    Parameters
+    ----------
+    plane : str
+        Plane of the slices; ``all`` for the three anatomical ones with a plane label.
+    steps : int, optional
+        Optimiser steps in all. Give one of `steps`, `minutes` and `epochs`.
+    minutes : float, optional
+        Time in all, over all resumed parts.
+    epochs : float, optional
+        How often to see every slice.
+    batch, accumulate : int
+        Images per process and part; parts whose gradients are added up for one step.
+    patch : int
+        Edge of the crops; 0 for whole slices.
+    learning_rate, warmup_steps : float, int
+        The optimiser's rate, and the steps over which it rises linearly.
+    ema_decay : float
+        Largest decay of the averaged weights.
+    decay : {"none", "cosine"}
+        Whether the rate falls to zero over the run: over its steps, or its minutes.
+    optimiser : {"adam", "muon", "sgd"}
+        What changes the weights; see `srmri_model.training.optimise.Optimiser`.
+    seed : int
+        Of everything that is random.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    checkpoint_minutes : float
+        Time between saved states.
+    keep : int
+        How many states to keep.
+    validate_every : int
+        Steps between validations.
+    validation_slices : int
+        Most slices to validate on.
+
+    Raises
+    ------
+    UsageError
+        If the values do not fit together.
+    """
+
+    plane: TrainingPlane = "coronal"
+    steps: int | None = None
+    minutes: float | None = None
+    epochs: float | None = None
+    batch: int = 4
+    accumulate: int = 1
+    patch: int = 0
+    learning_rate: float = 2e-4
+    warmup_steps: int = 5000
+    ema_decay: float = 0.999
+    decay: Decay = "none"
+    optimiser: OptimiserName = "adam"
+    seed: int = 0
+    device: str = "auto"
+    checkpoint_minutes: float = 5.0
+    keep: int = 3
+    validate_every: int = 500
+    validation_slices: int = 24
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.steps, self.minutes, self.epochs)) != 1:
+            raise UsageError("give one of --steps, --minutes and --epochs")
+        at_least = {
+            "steps": 1, "batch": 1, "accumulate": 1, "keep": 1, "validate_every": 1,
+            "validation_slices": 1, "warmup_steps": 0, "patch": 0, "checkpoint_minutes": 0,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} is {value}, expected at least {least}")
+        self.require_positive("learning_rate", "minutes", "epochs")
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError(f"--ema-decay is {self.ema_decay}, expected 0 to below 1")
+
+    def require_positive(self, *names: str) -> None:
+        """Refuse settings that are given and not above 0.
+
+        Parameters
+        ----------
+        *names : str
+            Fields.
+
+        Raises
+        ------
+        UsageError
+            Which one.
+        """
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
+
+    def learning_rate_at(self, step: int, fraction: float) -> float:
+        """Return the learning rate of a step.
+
+        Parameters
+        ----------
+        step : int
+            Optimiser steps done before it.
+        fraction : float
+            Part of the run that is done, 0 to 1.
+
+        Returns
+        -------
+        float
+            Rising linearly, then constant or falling as a cosine.
+        """
+        rate = self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.decay == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
+        return rate
+
+    def settings(self) -> dict[str, Any]:
+        """Return what has to stay the same in a resumed run.
+
+        Returns
+        -------
+        dict
+            Plain JSON types.
+        """
+        free = {
+            "steps", "minutes", "epochs", "batch", "accumulate", "device", "compiled", "recompute",
+            "checkpoint_minutes", "keep",
+        }  # fmt: skip
+        return {name: value for name, value in self.to_json().items() if name not in free}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields.
+
+        Returns
+        -------
+        dict
+            Plain JSON types.
+        """
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
     """How to train a score model.
 
     Parameters
@@ -125,52 +268,19 @@ class TrainConfig:
     """
 
     preset: str = "tiny"
-    plane: TrainingPlane = "coronal"
-    steps: int | None = None
-    minutes: float | None = None
-    epochs: float | None = None
-    batch: int = 4
-    accumulate: int = 1
-    patch: int = 0
-    learning_rate: float = 2e-4
-    warmup_steps: int = 5000
-    ema_decay: float = 0.999
     augment: float = 0.0
     noise: LogNormal | None = None
-    decay: Decay = "none"
-    optimiser: OptimiserName = "adam"
     clip: float = 1.0
     sigma_max: float | None = None
-    seed: int = 0
-    device: str = "auto"
     precision: Precision = "float32"
     compiled: bool = False
     recompute: bool = False
-    checkpoint_minutes: float = 5.0
-    keep: int = 3
-    validate_every: int = 500
-    validation_slices: int = 24
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise UsageError(f"no preset {self.preset!r}; there are {', '.join(PRESETS)}")
-        if sum(value is not None for value in (self.steps, self.minutes, self.epochs)) != 1:
-            raise UsageError("give one of --steps, --minutes and --epochs")
-        at_least = {
-            "steps": 1, "batch": 1, "accumulate": 1, "keep": 1, "validate_every": 1,
-            "validation_slices": 1, "warmup_steps": 0, "patch": 0, "checkpoint_minutes": 0,
-        }  # fmt: skip
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option} is {value}, expected at least {least}")
-        for name in ("learning_rate", "clip", "sigma_max", "minutes", "epochs"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UsageError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
-        if not 0 <= self.ema_decay < 1:
-            raise UsageError(f"--ema-decay is {self.ema_decay}, expected 0 to below 1")
+        super().__post_init__()
+        self.require_positive("clip", "sigma_max")
         if not 0 <= self.augment <= 1:
             raise UsageError(f"--augment is {self.augment}, expected 0 to 1")
 
@@ -244,47 +354,3 @@ class TrainConfig:
             n_planes = start.n_planes
         sigma_max = shape.sigma_max if self.sigma_max is None else self.sigma_max
         return replace(shape, n_planes=n_planes, sigma_max=sigma_max)
-
-    def learning_rate_at(self, step: int, fraction: float) -> float:
-        """Return the learning rate of a step.
-
-        Parameters
-        ----------
-        step : int
-            Optimiser steps done before it.
-        fraction : float
-            Part of the run that is done, 0 to 1.
-
-        Returns
-        -------
-        float
-            Rising linearly, then constant or falling as a cosine.
-        """
-        rate = self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
-        if self.decay == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
-        return rate
-
-    def settings(self) -> dict[str, Any]:
-        """Return what has to stay the same in a resumed run.
-
-        Returns
-        -------
-        dict
-            Plain JSON types.
-        """
-        free = {
-            "steps", "minutes", "epochs", "batch", "accumulate", "device", "compiled", "recompute",
-            "checkpoint_minutes", "keep",
-        }  # fmt: skip
-        return {name: value for name, value in self.to_json().items() if name not in free}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields.
-
-        Returns
-        -------
-        dict
-            Plain JSON types.
-        """
-        return asdict(self)

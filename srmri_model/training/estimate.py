@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from srmri_model.baselines.upscaler import Upscaler
 from srmri_model.networks import NCSNpp, NetworkConfig, forward_flops, parameter_count
+from srmri_model.operators import low_size
 from srmri_model.training.config import TrainConfig
 from srmri_model.training.order import BatchOrder, shapes_of
-from srmri_model.training.ranks import local_device
+from srmri_model.training.ranks import Ranks, local_device
 from srmri_model.training.slices import open_data
+from srmri_model.training.supervised import PairBatches, SupervisedTask
+from srmri_model.training.supervised_config import CHANGED, SupervisedConfig
 
 _FORWARD_AND_BACKWARD = 3
 _SHARE_OF_PEAK = (0.2, 0.5)
@@ -22,10 +29,24 @@ _STATE_COPIES = 6
 """Weights, their average, its copy for validation, gradients, and Adam's two moments."""
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What a network costs, and on how much it is trained."""
+
+    network: str
+    parameters: int
+    forward_flops: int
+    activations: int
+    shapes: tuple[tuple[int, int], ...]
+    size: tuple[int, int]
+    held_out: int
+    notes: Sequence[str]
+
+
 def estimate(
     data: Sequence[str],
     out: Path,
-    config: TrainConfig,
+    config: TrainConfig | SupervisedConfig,
     *,
     split: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -38,7 +59,7 @@ def estimate(
         Training data; it is read and cached as for training.
     out : Path
         Folder of the run; only ``cache`` in it is written.
-    config : TrainConfig
+    config : TrainConfig or SupervisedConfig
         How to train.
     split : Path, optional
         Which subjects train.
@@ -51,29 +72,27 @@ def estimate(
         The figures, and ``lines`` of label and text for people.
     """
     device = local_device(config.device)
-    opened = open_data(data, config.planes, Path(out) / "cache", split=split)
-    shape = config.network_shape(None)
-    sizes = shapes_of(opened.train.sizes, config.patch)
-    rows, cols = max(set(sizes), key=lambda size: size[0] * size[1])
+    cache = Path(out) / "cache"
+    work = (
+        _score_work(data, cache, config, split)
+        if isinstance(config, TrainConfig)
+        else _supervised_work(data, cache, config, split)
+    )
+    rows, cols = work.size
     images = config.batch * config.accumulate
-    order = BatchOrder(sizes, images, config.seed)
-    with torch.device("meta"):
-        parameters = parameter_count(NCSNpp(shape))
-    flops = _FORWARD_AND_BACKWARD * images * forward_flops(shape, rows, cols)
+    order = BatchOrder(work.shapes, images, config.seed)
+    flops = _FORWARD_AND_BACKWARD * images * work.forward_flops
     peak = matmul_rate(device, clock=clock)
     seconds = [flops / (share * peak) for share in reversed(_SHARE_OF_PEAK)]
-    kept = activation_bytes(shape, config.batch, rows, cols)
-    if config.precision == "bf16":
-        kept //= 2
-    memory = 4 * _STATE_COPIES * parameters + kept
+    memory = 4 * _STATE_COPIES * work.parameters + work.activations
     steps = config.steps
     if config.epochs is not None:
         steps = round(config.epochs * order.steps_per_epoch)
     lines = [
-        ("network", f"{config.preset}, {parameters:,} parameters"),
+        ("network", f"{work.network}, {work.parameters:,} parameters"),
         (
             "data",
-            f"{len(opened.train):,} slices to train on, {len(opened.validation):,} held out, "
+            f"{len(work.shapes):,} slices to train on, {work.held_out:,} held out, "
             f"as {rows}×{cols}",
         ),
         ("a step", f"{images} images, {flops / 1e9:,.1f} GFLOP"),
@@ -89,19 +108,78 @@ def estimate(
     elif config.minutes is not None:
         few, many = (round(60 * config.minutes / s) for s in reversed(seconds))
         lines.append(("steps in all", f"{few:,} to {many:,} in {config.minutes:g} minutes"))
-    lines += [("note", note) for note in opened.notes]
+    lines += [("note", note) for note in work.notes]
     return {
-        "params": parameters,
+        "params": work.parameters,
         "flops_per_step": flops,
         "images_per_step": images,
         "steps_per_epoch": order.steps_per_epoch,
         "memory_bytes": memory,
         "matmul_flops_s": round(peak),
         "seconds_per_step": [round(value, 6) for value in seconds],
-        "n_train": len(opened.train),
-        "n_validation": len(opened.validation),
+        "n_train": len(work.shapes),
+        "n_validation": work.held_out,
         "lines": lines,
     }
+
+
+def _score_work(data: Sequence[str], cache: Path, config: TrainConfig, split: Path | None) -> _Work:
+    opened = open_data(data, config.planes, cache, split=split)
+    shape = config.network_shape(None)
+    sizes = shapes_of(opened.train.sizes, config.patch)
+    rows, cols = _largest(sizes)
+    with torch.device("meta"):
+        parameters = parameter_count(NCSNpp(shape))
+    kept = activation_bytes(shape, config.batch, rows, cols)
+    return _Work(
+        network=config.preset,
+        parameters=parameters,
+        forward_flops=forward_flops(shape, rows, cols),
+        activations=kept // 2 if config.precision == "bf16" else kept,
+        shapes=sizes,
+        size=(rows, cols),
+        held_out=len(opened.validation),
+        notes=opened.notes,
+    )
+
+
+def _supervised_work(
+    data: Sequence[str], cache: Path, config: SupervisedConfig, split: Path | None
+) -> _Work:
+    task = SupervisedTask(config)
+    task.open(data, cache, split=split, progress=lambda *_facts: None)
+    shape = task.shape(None)
+    batches = PairBatches(task.data.train, shape.factor, config, Ranks(), may_turn=False)
+    rows, cols = _largest(batches.order.shapes)
+    with torch.device("meta"):
+        network = Upscaler(shape)
+        low = torch.zeros(
+            config.batch,
+            1,
+            *(low_size(n, f) for n, f in zip((rows, cols), shape.factor, strict=True)),
+        )
+        # What lies between the grids is small, and made of numbers that meta has not.
+        seen = low.new_zeros(config.batch, 1, rows, cols) if config.name == "srcnn" else low
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network.network(seen)
+        activations = kept_bytes(network.network, seen)
+    return _Work(
+        network=f"{config.name}, {config.preset}",
+        parameters=parameter_count(network),
+        forward_flops=int(counter.get_total_flops()) // config.batch,
+        activations=activations,
+        shapes=batches.order.shapes,
+        size=(rows, cols),
+        held_out=task.sizes[1],
+        notes=(
+            *task.notes,
+            *([f"not as published: {CHANGED}"] if config.preset == "scaled" else []),
+        ),
+    )
+
+
+def _largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return max(set(sizes), key=lambda size: size[0] * size[1])
 
 
 def matmul_rate(
@@ -154,21 +232,39 @@ def activation_bytes(shape: NetworkConfig, batch: int, rows: int, cols: int) -> 
     int
         Bytes, in float32.
     """
+    rows, cols = (-(-size // shape.stride) * shape.stride for size in (rows, cols))
+    with torch.device("meta"):
+        network = NCSNpp(shape)
+        images = torch.zeros(batch, shape.in_channels, rows, cols)
+        plane = torch.zeros(batch, dtype=torch.int64) if shape.n_planes else None
+        return kept_bytes(network, images, torch.ones(batch), plane)
+
+
+def kept_bytes(network: nn.Module, *inputs: torch.Tensor | None) -> int:
+    """Count what a network keeps for its backward pass.
+
+    Parameters
+    ----------
+    network : Module
+        On ``meta``, where nothing is computed.
+    *inputs : Tensor or None
+        What it takes.
+
+    Returns
+    -------
+    int
+        Bytes, without the weights.
+    """
     kept: dict[int, int] = {}
+    held: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
         held.append(tensor)
         return tensor
 
-    held: list[torch.Tensor] = []
-    rows, cols = (-(-size // shape.stride) * shape.stride for size in (rows, cols))
-    with torch.device("meta"):
-        network = NCSNpp(shape)
-        images = torch.zeros(batch, shape.in_channels, rows, cols)
-        plane = torch.zeros(batch, dtype=torch.int64) if shape.n_planes else None
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            network(images, torch.ones(batch), plane)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(*inputs)
     weights = sum(4 * p.numel() for p in network.parameters())
     return max(0, sum(kept.values()) - weights)
 

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from srmri_data.safe_io import write_text
 from srmri_model.training.validation import NoiseTable
@@ -17,7 +17,24 @@ if TYPE_CHECKING:
 STEP_COLUMNS = (
     "step", "images", "seconds", "loss", "gradient_norm", "learning_rate", "images_s",
 )  # fmt: skip
-NOISE_COLUMNS = ("step", "sigma", "foreground", "background")
+
+
+class Validation(Protocol):
+    """What a validation found: a `NoiseTable`, or how good an upscaler is."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names of the values of `rows`, the step first."""
+
+    @property
+    def score(self) -> float:
+        """What is to become small."""
+
+    def rows(self, step: int) -> Sequence[Sequence[float]]:
+        """Return it for ``validation.csv``."""
+
+    def scalars(self) -> Mapping[str, float]:
+        """Return what TensorBoard shows, by name."""
 
 
 class TrainingLog:
@@ -29,13 +46,17 @@ class TrainingLog:
         Folder of the run.
     step : int
         Optimiser steps done; later rows, of a run that was killed, are dropped.
+    columns : sequence of str
+        What a row of ``validation.csv`` holds, the step first.
     """
 
-    def __init__(self, out: Path, *, step: int) -> None:
+    def __init__(
+        self, out: Path, *, step: int, columns: Sequence[str] = NoiseTable.columns
+    ) -> None:
         self.out = Path(out)
-        for name, columns in (("log.csv", STEP_COLUMNS), ("validation.csv", NOISE_COLUMNS)):
+        for name, written in (("log.csv", STEP_COLUMNS), ("validation.csv", columns)):
             kept = [row for row in read_log(self.out / name) if row["step"] <= step]
-            _write(self.out / name, columns, kept)
+            _write(self.out / name, written, kept)
         self._events = _summary_writer(self.out / "tensorboard", step)
 
     def training(self, row: Mapping[str, float]) -> None:
@@ -51,22 +72,20 @@ class TrainingLog:
             for name in STEP_COLUMNS[3:]:
                 self._events.add_scalar(f"train/{name}", row[name], int(row["step"]))
 
-    def validation(self, step: int, table: NoiseTable) -> None:
-        """Write down the errors at every noise level.
+    def validation(self, step: int, found: Validation) -> None:
+        """Write down what a validation found.
 
         Parameters
         ----------
         step : int
             Optimiser steps done.
-        table : NoiseTable
+        found : Validation
             The errors.
         """
-        columns = zip(table.sigmas, table.foreground, table.background, strict=True)
-        self._append("validation.csv", [[step, *values] for values in columns])
+        self._append("validation.csv", found.rows(step))
         if self._events is not None:
-            self._events.add_scalar("validation/score_db", table.score, step)
-            for sigma, error in zip(table.sigmas, table.foreground, strict=True):
-                self._events.add_scalar(f"foreground_mse/sigma_{sigma:.4g}", error, step)
+            for name, value in found.scalars().items():
+                self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Finish the event file."""

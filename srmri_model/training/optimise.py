@@ -1,4 +1,4 @@
-"""Optimisers: Adam, and Muon for the matrices of a network with Adam for the rest."""
+"""Optimisers: Adam, Muon for the matrices of a network with Adam for the rest, and SGD."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from srmri_data.choices import OptimiserName
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _NARROW = 4
+_SLOW = 0.1
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
@@ -130,16 +131,37 @@ class Optimiser:
     ----------
     network : Module
         To be trained.
-    name : {"adam", "muon"}
-        ``muon``: `Muon` for matrices, Adam for the rest, at the same rate.
+    name : {"adam", "muon", "sgd"}
+        ``muon``: `Muon` for matrices, Adam for the rest, at the same rate. ``sgd``: with momentum
+        0.9.
+    weight_decay : float
+        Share of the weights that Adam adds to their gradients.
+    slow : tuple of str
+        Beginnings of the names of weights that take a tenth of the rate; not with ``muon``.
     """
 
-    def __init__(self, network: nn.Module, name: OptimiserName) -> None:
-        self._weights = dict(network.named_parameters())
+    def __init__(
+        self,
+        network: nn.Module,
+        name: OptimiserName,
+        *,
+        weight_decay: float = 0.0,
+        slow: tuple[str, ...] = (),
+    ) -> None:
+        self._weights = {n: p for n, p in network.named_parameters() if p.requires_grad}
         matrices = [p for p in self._weights.values() if name == "muon" and is_hidden_matrix(p)]
         chosen = {id(p) for p in matrices}
-        rest = [p for p in self._weights.values() if id(p) not in chosen]
-        self._parts: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=0.0, fused=True)]
+        slower = [p for n, p in self._weights.items() if slow and n.startswith(slow)]
+        others = chosen | {id(p) for p in slower}
+        rest = [p for p in self._weights.values() if id(p) not in others]
+        groups: list[dict[str, Any]] = [{"params": rest, "share": 1.0}]
+        if slower:
+            groups.append({"params": slower, "share": _SLOW})
+        self._parts: list[torch.optim.Optimizer] = [
+            torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+            if name == "sgd"
+            else torch.optim.Adam(groups, lr=0.0, fused=True, weight_decay=weight_decay)
+        ]
         if matrices:
             self._parts.append(Muon(iter(matrices), lr=0.0))
 
@@ -152,7 +174,8 @@ class Optimiser:
             Learning rate.
         """
         for part in self._parts:
-            part.param_groups[0]["lr"] = rate
+            for group in part.param_groups:
+                group["lr"] = rate * group.get("share", 1.0)
             part.step()
             part.zero_grad(set_to_none=True)
 
@@ -164,10 +187,11 @@ class Optimiser:
         dict of str to Tensor
             ``mean.NAME``, and ``square.NAME`` for Adam's weights; nothing before the first step.
         """
+        kinds = (("mean", "exp_avg"), ("square", "exp_avg_sq"), ("mean", "momentum_buffer"))
         return {
             f"{kind}.{name}": state[key]
             for name, state in self._states()
-            for kind, key in (("mean", "exp_avg"), ("square", "exp_avg_sq"))
+            for kind, key in kinds
             if key in state
         }
 
@@ -188,10 +212,10 @@ class Optimiser:
         """
         # Moments are added in the order they lie in memory, which has to be that of the weights.
         for part in self._parts:
-            keys = {"mean": "exp_avg"}
+            keys = {"mean": "momentum_buffer" if isinstance(part, torch.optim.SGD) else "exp_avg"}
             if isinstance(part, torch.optim.Adam):
                 keys["square"] = "exp_avg_sq"
-            mine = {id(p) for p in part.param_groups[0]["params"]}
+            mine = {id(p) for group in part.param_groups for p in group["params"]}
             for name, weight in self._weights.items():
                 if id(weight) in mine:
                     state: dict[str, Any] = {

@@ -24,8 +24,21 @@ NOISES = (0.005, 0.06)
 """Standard deviations of complex noise that augmentation draws from, on a logarithmic scale."""
 
 
-def _generator(seed: int, *counter: int) -> np.random.Generator:
-    """Return a generator that depends on its arguments only."""
+def generator(seed: int, *counter: int) -> np.random.Generator:
+    """Return a generator that depends on its arguments only.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the run.
+    *counter : int
+        What it is for, and its number.
+
+    Returns
+    -------
+    Generator
+        A new one.
+    """
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, *counter))))
 
 
@@ -75,7 +88,7 @@ class BatchOrder:
 @lru_cache(maxsize=4)
 def _epoch(order: BatchOrder, epoch: int) -> NDArray[np.int64]:
     """Return the batches of an epoch, (steps, batch)."""
-    random = _generator(order.seed, 0, epoch)
+    random = generator(order.seed, 0, epoch)
     groups: dict[Shape, list[int]] = {}
     for index, shape in enumerate(order.shapes):
         groups.setdefault(shape, []).append(index)
@@ -143,16 +156,16 @@ def draw(
         The image and its noise. Levels of successive numbers are spread evenly
         (a golden-ratio sequence), which quietens the gradient without a bias.
     """
-    random = _generator(seed, 1, number)
+    random = generator(seed, 1, number)
     flip, where = random.random(2)
     if patch:
         image = _crop(image, patch, where, random)
     if may_flip and flip < 0.5:
         image = image[:, ::-1]
     if augment:
-        image = _augmented(image, augment, zero, _generator(seed, 4, number))
+        image = _augmented(image, augment, zero, generator(seed, 4, number))
     noise = random.standard_normal(image.shape, dtype=np.float32)
-    start = float(_generator(seed, 2).random())
+    start = float(generator(seed, 2).random())
     return Draw(np.ascontiguousarray(image), noise, (start + number * _GOLDEN) % 1.0)
 
 
@@ -242,4 +255,4 @@ def standard_normal(shape: tuple[int, ...], number: int) -> NDArray[np.float32]:
     ndarray
         float32, standard normal.
     """
-    return _generator(0, 3, number).standard_normal(shape, dtype=np.float32)
+    return generator(0, 3, number).standard_normal(shape, dtype=np.float32)

@@ -276,6 +276,8 @@ class DatasetPairs:
 
     Attributes
     ----------
+    factors : set of tuple of float
+        Factors that occur.
     references : list of (str, ForegroundLevels)
         Per volume, its subject, and what its HR slices look like at LR's resolution, on HR's
         scale.
@@ -290,6 +292,7 @@ class DatasetPairs:
         self._high = ImageFile(folder / "high.f32", [row["size"] for row in self._rows])
         self._inside = ImageFile(folder / "inside.u8", self._high.sizes, np.uint8)
         self.sizes = self._high.sizes
+        self.factors = {(row["factor"][0], row["factor"][1]) for row in self._rows}
         self.references = [
             (str(found["subject"]), ForegroundLevels(**found["reference"]))
             for found in self._volumes.values()
@@ -482,6 +485,8 @@ class PairData:
         Hash of which pairs of which subjects, and of what made LR, to know the data again.
     notes : tuple of str
         What a careful user should know.
+    factors : tuple of tuple of float
+        Every factor that occurs, along rows' and columns' axis.
     """
 
     train: Pairs
@@ -490,6 +495,7 @@ class PairData:
     grid: Grid
     fingerprint: str
     notes: tuple[str, ...]
+    factors: tuple[Factors, ...]
 
 
 def open_pairs(
@@ -544,7 +550,8 @@ def open_pairs(
     volumes = cache_volumes([Path(source) for source in data], cache, progress=progress)
     pairs = VolumePairs(volumes, plane, made_by, cache, progress=progress)
     parts = divide(pairs, roles_of(pairs.subjects, split))
-    return _pair_data(parts, made_by.grid, made_by, parts.notes)
+    factors = ((made_by.factor, made_by.factor),)
+    return _pair_data(parts, made_by.grid, made_by, parts.notes, factors)
 
 
 def _open_dataset(
@@ -585,7 +592,8 @@ def _open_dataset(
         "LR and HR of the pairs are taken to share the edges of their fields of view; HR's first "
         "voxel may lie up to one HR voxel away from there"
     )
-    return _pair_data(parts, "voxel-centre", None, (*parts.notes, note))
+    factors = tuple(sorted({factor for pairs in found.values() for factor in pairs.factors}))
+    return _pair_data(parts, "voxel-centre", None, (*parts.notes, note), factors)
 
 
 def _divided(found: Mapping[Split, DatasetPairs], split: Path | None) -> Parts[SlicePair]:
@@ -601,11 +609,15 @@ def _divided(found: Mapping[Split, DatasetPairs], split: Path | None) -> Parts[S
 
 
 def _pair_data(
-    parts: Parts[SlicePair], grid: Grid, degradation: Degradation | None, notes: tuple[str, ...]
+    parts: Parts[SlicePair],
+    grid: Grid,
+    degradation: Degradation | None,
+    notes: tuple[str, ...],
+    factors: tuple[Factors, ...],
 ) -> PairData:
     facts = [
         sorted(_facts(degradation)) if degradation is not None else None,
         *(list(zip(p.subjects, p.sizes, strict=True)) for p in (parts.train, parts.validation)),
     ]
     fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-    return PairData(parts.train, parts.validation, parts.test, grid, fingerprint, notes)
+    return PairData(parts.train, parts.validation, parts.test, grid, fingerprint, notes, factors)

@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic
 
 from srmri_data.errors import CheckpointError
-from srmri_model.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from srmri_model.checkpoints import (
+    SCORE,
+    Checkpoint,
+    Config,
+    Kind,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 _NAME = re.compile(r"step-(\d{9})\.safetensors")
 
 
-class StateFolder:
+class StateFolder(Generic[Config]):
     """The training states of a run.
 
     Parameters
@@ -21,10 +29,19 @@ class StateFolder:
         Where they are: ``step-000001200.safetensors`` is the state after 1200 steps.
     keep : int
         How many of the last to keep, at least 1.
+    kind : Kind
+        What is trained; by default a score model.
     """
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kind: Kind[Config] = SCORE,  # type: ignore[assignment]
+        *,
+        keep: int,
+    ) -> None:
         self.folder = Path(folder)
+        self.kind = kind
         self.keep = keep
 
     def paths(self) -> list[Path]:
@@ -40,7 +57,7 @@ class StateFolder:
         found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
         return sorted(found, reverse=True)
 
-    def save(self, state: Checkpoint, step: int) -> Path:
+    def save(self, state: Checkpoint[Config], step: int) -> Path:
         """Save a state, then delete the oldest ones.
 
         Parameters
@@ -56,12 +73,12 @@ class StateFolder:
             Its file, complete and on disk.
         """
         path = self.folder / f"step-{step:09d}.safetensors"
-        save_checkpoint(path, state)
+        save_checkpoint(path, state, self.kind)
         for old in self.paths()[self.keep :]:
             old.unlink(missing_ok=True)
         return path
 
-    def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
+    def newest(self, warn: Callable[[str], None]) -> Checkpoint[Config] | None:
         """Read the newest state that is whole.
 
         Parameters
@@ -84,7 +101,7 @@ class StateFolder:
         damaged: list[Path] = []
         for path in paths:
             try:
-                state = load_checkpoint(path)
+                state = load_checkpoint(path, self.kind)
             except CheckpointError as error:
                 warn(f"{error.message}; going back to the state before it")
                 damaged.append(path)

@@ -54,6 +54,39 @@ class NoiseTable:
         errors = [e for s, e in zip(self.sigmas, self.foreground, strict=True) if s <= 1]
         return float(np.mean(10 * np.log10(np.maximum(errors or self.foreground, 1e-12))))
 
+    columns = ("step", "sigma", "foreground", "background")
+    """Names of the values of `rows`."""
+
+    def rows(self, step: int) -> list[list[float]]:
+        """Return the table for ``validation.csv``.
+
+        Parameters
+        ----------
+        step : int
+            Optimiser steps done.
+
+        Returns
+        -------
+        list of list of float
+            A row per noise level.
+        """
+        values = zip(self.sigmas, self.foreground, self.background, strict=True)
+        return [[step, *row] for row in values]
+
+    def scalars(self) -> dict[str, float]:
+        """Return what TensorBoard shows.
+
+        Returns
+        -------
+        dict of str to float
+            By name.
+        """
+        levels = zip(self.sigmas, self.foreground, strict=True)
+        return {
+            "validation/score_db": self.score,
+            **{f"foreground_mse/sigma_{sigma:.4g}": error for sigma, error in levels},
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return the table as plain JSON types.
 

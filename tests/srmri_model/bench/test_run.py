@@ -17,7 +17,7 @@ from cli import app
 from srmri_data.errors import UsageError
 from srmri_model.bench.cells import CellStore, compute, fingerprint
 from srmri_model.bench.methods import Interpolated
-from srmri_model.bench.plan import TablesConfig
+from srmri_model.bench.plan import METHOD_NAMES, TablesConfig
 from srmri_model.bench.run import run_tables
 from srmri_model.bench.smoke import crops
 
@@ -25,8 +25,11 @@ CONFIG = TablesConfig(methods=("lanczos3", "fast"), slices=2, budget=0.1, draws=
 """No ρ to tune."""
 
 
-class NoModels:
-    """Networks of methods that have none."""
+class Untrained:
+    """No network."""
+
+    def sha256(self, _name):
+        return ""
 
 
 def run(animals, out, config=CONFIG, **options):
@@ -75,8 +78,8 @@ def test_nothing_is_computed_twice(animals, copied, finished):
 def test_only_what_is_new_or_changed_is_computed(animals, copied):
     more = replace(CONFIG, methods=(*CONFIG.methods, "b-spline-3"))
     assert run(animals, copied, more)["cells"] == {"computed": 2, "kept": 8}
-    noisier = replace(CONFIG, sigma_y=0.03)
-    assert run(animals, copied, noisier)["cells"]["kept"] == 0
+    noisier = replace(CONFIG, methods=("lanczos3",), sigma_y=0.03)
+    assert run(animals, copied, noisier)["cells"] == {"computed": 6, "kept": 0}
 
 
 def test_an_interrupted_run_goes_on_to_the_same_figures(animals, tmp_path, finished):
@@ -114,7 +117,7 @@ def test_the_page_needs_no_other_file_and_runs_nothing(finished):
     assert "<script" not in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     assert page.count("<h1") == 1
-    for text in ("srmri fast, one draw", "Conditions", "24.75 / .61 / .10 / 873 s", "c1"):
+    for text in ("srmri fast, one draw", "Conditions", "PSNR − best rival", "c1"):
         assert text in page
 
 
@@ -146,28 +149,30 @@ def test_a_smoke_run_leaves_the_test_animals_alone(animals, tmp_path):
     data = Path(shutil.copytree(animals.data, tmp_path / "data"))
     (data / "c1.nii.gz").write_bytes((data / "c1.nii.gz").read_bytes()[:4000])
     split = crops([str(data)], animals.split, tmp_path / "crops", "coronal")
-    # Three train; the held-out animal is tested, so none is left to tune on.
-    with pytest.raises(UsageError, match="5 animals"):
-        crops([str(data)], None, tmp_path / "few", "coronal")
-    assert json.loads(split.read_text())["test"] == ["b1"]
+    assert json.loads(split.read_text()) == {"train": ["a1", "a2"], "tune": ["a3"], "test": ["b1"]}
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(animals.data / "a1.nii.gz", alone)
+    with pytest.raises(UsageError, match="three animals"):
+        crops([str(alone)], None, tmp_path / "few", "coronal")
 
 
 def test_a_cell_of_other_inputs_or_half_a_file_is_computed_again(task, tmp_path):
-    store, method = CellStore(tmp_path), Interpolated("bicubic")
-    class Nothing(NoModels): ...
-    key = fingerprint(method, task, Nothing(), 0)
+    store, method, models = CellStore(tmp_path), Interpolated("bicubic"), Untrained()
+    key = fingerprint(method, task, models, 0)
     path = store.path("bicubic", task, 0)
     assert store.read(path, key) is None
-    cell = compute("bicubic", method, task, Nothing(), 0)
+    cell = compute("bicubic", method, task, models, 0)
     store.write(path, key, cell)
     again = store.read(path, key)
     assert again.scores == cell.scores
     assert np.array_equal(again.image, cell.image)
+    brighter = {**task.pair, "high_res": task.pair["high_res"] + 1}
     others = {
-        fingerprint(Interpolated("lanczos3"), task, Nothing(), 0),
-        fingerprint(method, replace(task, sigma_y=0.5), Nothing(), 0),
-        fingerprint(method, replace(task, pair={**task.pair, "high_res": task.pair["high_res"] + 1}), Nothing(), 0),
-        fingerprint(method, task, Nothing(), 1),
+        fingerprint(Interpolated("lanczos3"), task, models, 0),
+        fingerprint(method, replace(task, sigma_y=0.5), models, 0),
+        fingerprint(method, replace(task, pair=brighter), models, 0),
+        fingerprint(method, task, models, 1),
     }
     assert key not in others
     assert len(others) == 4
@@ -182,3 +187,14 @@ def test_names_that_differ_have_cells_that_differ(task):
     paths = {store.path(name, task, 0) for name in names}
     assert len(paths) == len(names)
     assert all(".." not in str(path) and path.parts[0] == "cells" for path in paths)
+
+
+@pytest.mark.slow
+def test_every_method_of_every_table_runs_on_the_phantom(tmp_path):
+    result = CliRunner().invoke(
+        app, ["bench", "tables", "--smoke", "--out", str(tmp_path), "--json", "--quiet"]
+    )
+    assert result.exit_code == 0, result.output
+    rows = figures(tmp_path)
+    assert {row["method"] for row in rows} == set(METHOD_NAMES)
+    assert all(row["psnr"] and row["lpips"] for row in rows)

@@ -52,7 +52,7 @@ def tell(out: Path, *, minutes: float, force: bool, console: Console) -> Path:
     """
     # The hub of the tests: it answers the very clients that publish and read.
     sys.path.insert(0, str(PROJECT / "tests" / "support"))
-    from local_hub import LocalHub, User
+    from local_hub import LocalHub, User  # type: ignore[import-not-found]
 
     ledger = _open_ledger(out, minutes, force=force)
     told = list(steps(minutes))

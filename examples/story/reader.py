@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from srmri_data.dataset import SliceDataset
-from srmri_data.dataset_schema import COLUMNS, SPLITS, ConfigName
+from srmri_data.dataset_schema import COLUMNS, SPLITS
 
 
 def read_rows(source: str, revision: str | None = None) -> dict[str, dict[str, Any]]:
@@ -30,11 +30,7 @@ def read_rows(source: str, revision: str | None = None) -> dict[str, dict[str, A
     """
     return {
         config: {
-            split: _digest(
-                SliceDataset.open(
-                    source, config=cast(ConfigName, config), split=split, revision=revision
-                )
-            )
+            split: _digest(SliceDataset.open(source, config=config, split=split, revision=revision))
             for split in SPLITS
         }
         for config in COLUMNS

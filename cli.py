@@ -1435,8 +1435,9 @@ def train(
     """Train a score model on HR slices alone, or a baseline on pairs of LR and HR.
 
     Pairs come from an exported dataset, or are made of volumes as --factor, --operator, --width,
-    --sigma-y and --grid say. Writes model.safetensors (the best averaged weights), logs and a page. A stopped run goes on with --resume, bit for bit as if it had not
-    been stopped. SIGTERM and Ctrl-C save first.
+    --sigma-y and --grid say. Writes model.safetensors (the best averaged weights), logs and a
+    page. A stopped run goes on with --resume, bit for bit as if it had not been stopped. SIGTERM
+    and Ctrl-C save first.
     """
     common: dict[str, Any] = {
         "steps": steps,
@@ -1464,7 +1465,7 @@ def train(
         "--compiled": compiled,
         "--recompute": recompute,
     }
-    made = {
+    made: dict[str, Any] = {
         "factor": factor,
         "operator": operator,
         "width": width,

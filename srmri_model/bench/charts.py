@@ -82,7 +82,7 @@ def charts_of(results: Results) -> list[Chart]:
                 (_WIDE, _NARROW),
             )
         )
-    rows = {row.name: row for key in ("1", "2") for row in results.rows[key] if row.slices}
+    rows = {row.name: row for key in ("1", "2") for row in results.rows.get(key, ()) if row.slices}
     ordered = sorted(rows.values(), key=lambda row: list(_SHADES).index(row.family))
     if rows:
         charts.append(

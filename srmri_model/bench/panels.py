@@ -16,7 +16,6 @@ from srmri_data.reports.pictures import colour, grey
 from srmri_data.safe_io import atomic_write
 from srmri_model.baselines.interpolation import interpolate
 from srmri_model.bench.cells import Cell
-from srmri_model.bench.plan import TABLES
 from srmri_model.bench.results import Results
 from srmri_model.bench.tasks import Task
 
@@ -27,7 +26,7 @@ _MARK = (255, 176, 0)
 _GAP = 3
 _COLUMNS = 3
 _LEAST_LIMIT = 0.05
-_DPI = 144
+_DPI = 110
 
 Pixels = NDArray[np.uint8]
 
@@ -232,7 +231,7 @@ def write_panels(results: Results, folder: Path) -> list[Path]:
     written = []
     for task in shown_tasks(results):
         subject = re.sub(r"[^A-Za-z0-9-]", "_", task.pair["subject"])
-        for key, table in TABLES.items():
+        for key, table in results.config.tables.items():
             tiles = tiles_of(results, task, table.methods)
             path = folder / f"table{key}-{subject}.png"
             with atomic_write(path) as file:

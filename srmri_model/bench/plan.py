@@ -257,3 +257,16 @@ class TablesConfig:
         """
         wanted = {*self.methods, *ALWAYS} if self.methods else set(METHOD_NAMES)
         return tuple(name for name in METHOD_NAMES if name in wanted)
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Tables with more than what is always there.
+
+        Examples
+        --------
+        >>> list(TablesConfig(methods=("rcan",)).tables)
+        ['2']
+        """
+        wanted = {*self.names} - {*ALWAYS}
+        found = {key: table for key, table in TABLES.items() if wanted & {*table.methods}}
+        return found or dict(TABLES)

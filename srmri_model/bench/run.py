@@ -16,7 +16,7 @@ from srmri_model.bench.cells import Cell, CellStore, compute, fingerprint
 from srmri_model.bench.conditions import data_conditions, machine_conditions, run_conditions
 from srmri_model.bench.methods import Named, methods_for
 from srmri_model.bench.models import Trained, misfit
-from srmri_model.bench.plan import TABLES, TablesConfig
+from srmri_model.bench.plan import TablesConfig
 from srmri_model.bench.results import Results
 from srmri_model.bench.smoke import crops, phantoms
 from srmri_model.bench.summary import QUALITIES, Row, rows_of
@@ -138,7 +138,7 @@ def run_tables(
         tasks=tasks,
         cells=cells,
         named=named,
-        rows={key: rows_of(table, cells, named, failures) for key, table in TABLES.items()},
+        rows={key: rows_of(table, cells, named, failures) for key, table in config.tables.items()},
         failures=failures,
         conditions=conditions,
     )

@@ -207,7 +207,8 @@ def chosen(pairs: Pairs, subject: str, count: int) -> list[int]:
     """
     places = [n for n, name in enumerate(pairs.subjects) if name == subject]
     filled = [n for n in places if pairs[n]["foreground"].mean() >= _MIN_SHARE] or places
-    return [filled[int((n + 0.5) * len(filled) / count)] for n in range(min(count, len(filled)))]
+    count = min(count, len(filled))
+    return [filled[int((n + 0.5) * len(filled) / count)] for n in range(count)]
 
 
 def tasks_of(

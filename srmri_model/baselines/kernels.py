@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ Progress = Callable[[str, int, int], None]
 Stop = Callable[[], bool]
 """Asked before every step; True ends the training there."""
 
-_SPLINE_ORDER = 5
+_SPLINE_ORDER: Final = 5
 
 
 def downscale(
@@ -119,7 +120,7 @@ def operator_kernel(
 
     def line(f: float) -> NDArray[np.float64]:
         if f == 1:
-            return np.eye(1, size, size // 2)[0]
+            return np.asarray(np.eye(1, size, size // 2)[0])
         samples = 2 * size
         matrix = degradation_matrix(kind, round(f * samples), f, grid="fourier", width=width)
         middle = round(f * (samples // 2))

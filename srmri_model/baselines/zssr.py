@@ -79,8 +79,9 @@ class ZSSRSettings:
 PUBLISHED = ZSSRSettings()
 """As published; what the paper does not say is in `zssr`."""
 
-SCALED = ZSSRSettings(steps=500, width=32, depth=6, crop=48, check_every=25)
-"""For one processor core and seconds an image."""
+SCALED = ZSSRSettings(steps=500, width=32, depth=6, crop=48, check_every=25, back_projections=0)
+"""For one processor core and seconds an image; and for LR with noise, which back-projection would
+put into the result (docs/baselines.md)."""
 
 
 def zssr(

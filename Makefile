@@ -5,13 +5,22 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench deep docs clean
+.PHONY: help demo story test lint bench bench-smoke deep docs clean
+
+# Real scans, taken where they are there; without them make bench-smoke takes the phantom.
+DATA ?= ../shared/data
+SPLIT := $(wildcard $(DATA)/splits.json)
+MICE := $(if $(SPLIT),$(DATA)/$(shell sed -n 's/.*"folder": *"\([^"]*\)".*/\1/p' $(SPLIT)))
+# Of training, in make story.
+STORY_MINUTES ?= 2
 
 help:
 	@echo "make demo   pair the built-in mouse brain and write a report"
+	@echo "make story  the whole chain in one go: scans, pairs, review, dataset, hub, model, HR, tables"
 	@echo "make test   run the test-suite"
 	@echo "make lint   ruff, mypy, numpydoc, import contracts"
 	@echo "make bench  time and memory beside the obvious loop; the review page; the store under stress"
+	@echo "make bench-smoke  every method of the paper's tables, on crops of the mice in DATA or on the phantom"
 	@echo "make deep   the slow tests as well"
 	@echo "make docs   redraw the example run and the pictures"
 
@@ -23,6 +32,10 @@ $(READY): pyproject.toml requirements/lpips-trunk.txt
 
 demo: $(READY)
 	$(BIN)/srmri demo --out srmri-demo --force
+
+# Goes on where an earlier one was interrupted.
+story: $(READY)
+	$(BIN)/python -m examples.story --out srmri-story --minutes $(STORY_MINUTES)
 
 # A worker per processor, and a thread per worker: more would wait for one another.
 test: $(READY)
@@ -46,9 +59,12 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.store
 	$(BIN)/python -m benchmarks.export
 
+bench-smoke: $(READY)
+	$(BIN)/srmri bench tables --smoke --out srmri-smoke $(if $(MICE),--data $(MICE) --split $(SPLIT))
+
 docs: $(READY)
 	$(BIN)/python docs/make_example.py
 	$(BIN)/python docs/make_review_pictures.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info srmri-demo
+	rm -rf $(VENV) build dist *.egg-info srmri-demo srmri-story srmri-smoke

@@ -29,6 +29,14 @@ def demo(tmp_path_factory):
     return out, json.loads(result.stdout)
 
 
+def test_make_demo_gives_the_command_that_is_tested_here():
+    said = subprocess.run(
+        ["make", "--dry-run", "--silent", "READY=", "demo"],
+        cwd=PROJECT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout.split() == [".venv/bin/srmri", "demo", "--out", "srmri-demo", "--force"]
+
+
 def test_demo_goes_from_two_studies_to_a_report(demo):
     out, result = demo
     assert [scan["matrix"] for scan in result["inspected"]] == [[128, 180, 76], [256, 360, 152]]

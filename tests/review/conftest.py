@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from asgi_client import call
+from export_runs import pair
 
 from srmri_data.review import ReviewImages, create_app
 from srmri_data.run_folder import REVIEW_DATABASE, open_run, read_pairs, write_pairs
@@ -43,14 +44,8 @@ CHROMIUM = (
 @pytest.fixture(scope="session")
 def reviewable(tiny_pair, tmp_path_factory) -> Path:
     """A run with a queue; session-wide, so tests work on copies."""
-    from srmri_data.pairing import run_pairing
-    from srmri_data.planning import PairingConfig, ScanRequest, find_scans, plan_pairing
-    from srmri_data.slices import Trim
-
-    scans = find_scans(ScanRequest(tiny_pair.low), ScanRequest(tiny_pair.high))
-    config = PairingConfig(method="paper", trim=Trim(0, "slices"), voters=("pca", "ssim"))
-    run = tmp_path_factory.mktemp("reviewable") / "run"
-    run_pairing(plan_pairing(*scans, config), run)
+    place = tmp_path_factory.mktemp("reviewable") / "run"
+    run = pair(tiny_pair.low, tiny_pair.high, place, voters=("pca", "ssim"))
     # What the voters leave open here are mostly empty slices; a dozen with anatomy is to be
     # reviewed instead.
     queue_slices(run, range(24, 36))

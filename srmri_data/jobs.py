@@ -342,9 +342,10 @@ def pair_unit(task: Task, *, clock: Clock = time.time) -> State:
         earlier = read_status(task.folder)
         if is_finished(task):
             return state_of(task.folder)
-        status = _new_status(task, earlier, clock)
-        write_json(task.folder / STATUS_FILE, status)
         with _logged(task.folder / LOG_FILE) as log:
+            # After the log is open: a unit that is known to run leaves its last words.
+            status = _new_status(task, earlier, clock)
+            write_json(task.folder / STATUS_FILE, status)
             _reset_peak_memory()
             watch = _Stopwatch(clock)
             try:

@@ -34,6 +34,22 @@ def test_psnr_and_ssim_are_those_of_scikit_image(pair):
     assert ssim(image, truth) == pytest.approx(expected, abs=1e-6)
 
 
+def test_psnr_and_ssim_are_those_of_torchmetrics(pair):
+    import torch
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio as torch_psnr,
+    )
+    from torchmetrics.functional.image import (
+        structural_similarity_index_measure as torch_ssim,
+    )
+
+    image, truth = (torch.from_numpy(i).double()[None, None] for i in pair)
+    assert psnr(*pair) == pytest.approx(float(torch_psnr(image, truth, data_range=1.0)), abs=1e-6)
+    _, values = torch_ssim(image, truth, data_range=1.0, sigma=1.5, return_full_image=True)
+    # It also averages windows that reach over the edge, where it reflects the image.
+    assert ssim(*pair) == pytest.approx(float(values[..., 5:-5, 5:-5].mean()), abs=1e-6)
+
+
 def test_lpips_is_that_of_the_package(pair):
     import torch
 

@@ -23,7 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.superres import Job, Setting, mean_of, measures
+from benchmarks.superres import (
+    Job,
+    Setting,
+    filled_slices,
+    mean_of,
+    measures,
+    volumes_by_subject,
+)
 from srmri_data.choices import SamplerName
 
 SIGMA_Y = 0.01
@@ -151,7 +158,7 @@ def work(cells: Cells) -> Iterator[tuple[Method, str]]:
 
 def spread(truth: NDArray[np.float32], count: int) -> list[int]:
     """Numbers of slices, evenly spread over those with tissue."""
-    filled = [n for n, image in enumerate(truth) if (image > 0).mean() >= 0.05]
+    filled = filled_slices(truth)
     return [filled[int((n + 0.5) / count * len(filled))] for n in range(count)]
 
 
@@ -161,6 +168,7 @@ class Animals:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.split = json.loads(options.split.read_text())
+        self.volumes = volumes_by_subject(options.data)
         self.settings = functools.cache(self._setting)
 
     def slices(self, role: str) -> Iterator[tuple[str, int]]:
@@ -170,15 +178,12 @@ class Animals:
             yield from ((subject, number) for number in range(count))
 
     def _setting(self, subject: str, role: str) -> Setting:
-        path = next(
-            p for p in sorted(self.options.data.glob("*.nii*")) if f"tp3_{subject}_" in p.name
-        )
         setting = Setting(
             Job(
-                volume=path, subject=subject, sigma_y=SIGMA_Y, model=self.options.model,
-                out=self.options.out / f"low-{os.getpid()}", label="low", planes="single",
-                plane="coronal", sampler="fast", steps=None, settings={}, samples=1, slices=2,
-                noise=None,
+                volume=self.volumes[subject], subject=subject, sigma_y=SIGMA_Y,
+                model=self.options.model, out=self.options.out / f"low-{os.getpid()}",
+                label="low", planes="single", plane="coronal", sampler="fast", steps=None,
+                settings={}, samples=1, slices=2, noise=None,
             )
         )  # fmt: skip
         count = TUNE_SLICES if role == "tune" else TEST_SLICES

@@ -60,9 +60,14 @@ class Job:
         return self.out / self.label / f"{self.subject}-{self.sigma_y:g}"
 
 
+def filled_slices(truth: Image) -> list[int]:
+    """Numbers of the slices with tissue."""
+    return [n for n, image in enumerate(truth) if (image > 0).mean() >= MIN_SHARE]
+
+
 def chosen_slices(truth: Image, count: int) -> list[int]:
     """Numbers of neighbouring pairs of slices, evenly spread over those with tissue."""
-    filled = [n for n, image in enumerate(truth) if (image > 0).mean() >= MIN_SHARE]
+    filled = filled_slices(truth)
     pairs = max(1, count // 2)
     starts = [filled[int((n + 0.5) * (len(filled) - 1) / pairs)] for n in range(pairs)]
     return sorted({n for start in starts for n in (start, start + 1) if n < len(truth)})
@@ -431,14 +436,17 @@ def show(found: Mapping[str, Any]) -> None:
     )
 
 
+def volumes_by_subject(folder: Path) -> dict[str, Path]:
+    """HR volumes by the subject's number in their names."""
+    paths = sorted(folder.glob("*.nii*"))
+    return {path.name.split("tp3_")[1].split("_")[0].split(".")[0]: path for path in paths}
+
+
 def jobs_of(options: argparse.Namespace) -> list[Job]:
     """One job for every animal and noise."""
     split = json.loads(options.split.read_text())
     subjects = options.subjects or split[options.role]
-    volumes = {}
-    for path in sorted(options.data.glob("*.nii*")):
-        number = path.name.split("tp3_")[1].split("_")[0].split(".")[0]
-        volumes[number] = path
+    volumes = volumes_by_subject(options.data)
     settings = dict(text.split("=") for text in options.set)
     return [
         Job(

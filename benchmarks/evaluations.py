@@ -41,6 +41,7 @@ SHORT = 240
 TUNE_SLICES, TEST_SLICES = 1, 2
 FAST_STEPS = (5, 10, 20, 50)
 GUIDED_STEPS = (60, SHORT, LONG)
+"""Of `paper` and `dps`; `mcg` is not asked for the last."""
 RESAMPLED = 10_000
 
 
@@ -73,13 +74,15 @@ class Method:
 
 
 PAPER = Method("paper, k = 2", "paper", SHORT)
+MCG = Method("mcg", "mcg", SHORT)
 DPS = Method("dps", "dps", SHORT)
-GUIDED = (PAPER, DPS)
+GUIDED = {PAPER: GUIDED_STEPS, MCG: GUIDED_STEPS[:2], DPS: GUIDED_STEPS}
+FAST = tuple(Method("fast", "fast", steps) for steps in FAST_STEPS)
 PLAIN = (
-    *(Method("fast", "fast", steps) for steps in FAST_STEPS),
     *(Method("score-sde", "score-sde", steps) for steps in (60, SHORT)),
     *(Method("ddnm", "ddnm", steps) for steps in (20, 100)),
     *(Method("diffpir", "diffpir", steps) for steps in (20, 100)),
+    Method("pc, no measurement", "pc", SHORT),
 )
 EVERY_K = (
     *(Method(f"paper, k = {k}", "paper", SHORT, (("k", k),)) for k in (1, 3, 4, 5)),
@@ -141,19 +144,20 @@ class Cells:
 
 
 def work(cells: Cells) -> Iterator[tuple[Method, str]]:
-    """Name what there is to draw, the paper's first; what depends on ρ follows its tuning."""
-    yield from ((method, "test") for method in PLAIN if method.sampler == "fast")
-    for method in GUIDED:
-        for steps in GUIDED_STEPS:
+    """Name what there is to draw, the dearest last; what depends on ρ follows its tuning."""
+    yield from ((method, "test") for method in FAST)
+    for method, every_steps in GUIDED.items():
+        for steps in every_steps:
             yield from (
                 (with_rho(method, steps, rho), "tune") for rho in cells.candidates(method, steps)
             )
-        for steps in GUIDED_STEPS:
+        for steps in every_steps:
             if (rho := cells.tuned(method, steps)) is not None:
                 yield with_rho(method, steps, rho), "test"
-    if (best := cells.tuned(PAPER, SHORT)) is not None:
-        yield from ((with_rho(row, SHORT, best), "test") for row in EVERY_K)
-    yield from ((method, "test") for method in PLAIN)
+        if method == PAPER:
+            yield from ((row, "test") for row in PLAIN)
+            if (best := cells.tuned(PAPER, SHORT)) is not None:
+                yield from ((with_rho(row, SHORT, best), "test") for row in EVERY_K)
 
 
 def spread(truth: NDArray[np.float32], count: int) -> list[int]:
@@ -284,6 +288,7 @@ STYLES = {
     "fast": ("#1f5fbf", "o"),
     "paper, k = 2": ("#b3261e", "s"),
     "dps": ("#c77d0a", "^"),
+    "mcg": ("#0f8b8d", "X"),
     "score-sde": ("#5b7f3a", "D"),
     "ddnm": ("#7b5ea7", "v"),
     "diffpir": ("#6b7280", "P"),
@@ -334,8 +339,8 @@ def cheapest(curve: Sequence[Found], psnr: float, lpips: float) -> Found | None:
 
 def report(cells: Cells, figure: Path | None) -> None:
     """Print what was drawn."""
-    for method in GUIDED:
-        for steps in GUIDED_STEPS:
+    for method, every_steps in GUIDED.items():
+        for steps in every_steps:
             tried = []
             for rho in cells.candidates(method, steps):
                 rows = cells.rows(with_rho(method, steps, rho), "tune")

@@ -149,6 +149,7 @@ def run_upsample(
             "tile": memory["tile"],
             "memory_estimate_bytes": BASE_BYTES + memory["total_bytes"],
             "batch": drawing.at_once,
+            "workers": drawing.workers.count,
             "device": str(drawing.device),
             "precision": plan.config.precision,
             "dtype": plan.config.dtype,

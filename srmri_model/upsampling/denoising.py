@@ -10,6 +10,7 @@ from torch import Tensor
 from srmri_data.slices import StackFrame
 from srmri_model.samplers import Denoises
 from srmri_model.types import Images, ImagesOrVolumes, Planes, Sigmas
+from srmri_model.upsampling.workers import ALONE, Stopped, Workers
 
 Evaluation = Callable[[], Images]
 """Computes what one evaluation gives."""
@@ -123,14 +124,23 @@ class OnSlices:
         Plane label of the network.
     at_once : int
         Images it is given at a time.
+    workers : Workers
+        Compute several such batches side by side.
     """
 
     def __init__(
-        self, denoiser: Denoises, frame: StackFrame, *, label: int | None = None, at_once: int = 1
+        self,
+        denoiser: Denoises,
+        frame: StackFrame,
+        *,
+        label: int | None = None,
+        at_once: int = 1,
+        workers: Workers = ALONE,
     ) -> None:
         self.denoiser = denoiser
         self.label = label
         self.at_once = at_once
+        self.workers = workers
         self.axes = stack_axes(frame)
         self._flips = [
             dim
@@ -156,13 +166,18 @@ class OnSlices:
             Denoised slices.
         """
         x = x.flip(self._flips)
-        parts = []
-        for first in range(0, len(x), self.at_once):
+
+        def denoise(first: int, _stopped: Stopped = lambda: False) -> Images:
             part, label = x[first : first + self.at_once], None
             if self.label is not None:
                 label = torch.full((len(part),), self.label, device=x.device)
-            parts.append(self.denoiser(part.contiguous(), sigma, label))
-        return torch.cat(parts).flip(self._flips)
+            return self.denoiser(part.contiguous(), sigma, label)
+
+        if len(x) <= self.at_once:
+            # Also of a slice that is itself drawn by a worker.
+            return denoise(0).flip(self._flips)
+        parts = dict(self.workers.each(denoise, range(0, len(x), self.at_once)))
+        return torch.cat([parts[first] for first in sorted(parts)]).flip(self._flips)
 
 
 def stack_axes(frame: StackFrame) -> tuple[int, int, int]:

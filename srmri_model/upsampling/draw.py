@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -44,6 +45,7 @@ from srmri_model.upsampling.plan import (
     noise_table,
 )
 from srmri_model.upsampling.trust import Mask, Voxels
+from srmri_model.upsampling.workers import ALONE, Stopped, Workers, workers_for
 
 Progress = Callable[[str, int, int], None]
 
@@ -78,6 +80,8 @@ class Drawing:
         Value of no signal where LR is taken for magnitudes.
     labels : bool
         Whether the network takes a plane label.
+    workers : Workers
+        Slices that are computed side by side on a processor.
     clock : callable
         Seconds.
     """
@@ -92,13 +96,14 @@ class Drawing:
     tissue: Mask | None = None
     no_signal: float | None = None
     labels: bool = False
+    workers: Workers = ALONE
     clock: Callable[[], float] = time.perf_counter
 
     @property
     def at_once(self) -> int:
-        """Slices to compute at a time.
+        """Slices in a batch.
 
-        On a processor several at once are hardly faster, and would change the last bits.
+        On a processor workers are as fast, and change no bit.
         """
         return 1 if self.device.type == "cpu" else self.plan.config.batch
 
@@ -140,6 +145,7 @@ class Drawing:
                 frame,
                 label=ANATOMICAL.index(frame.plane) if self.labels else None,
                 at_once=self.at_once,
+                workers=self.workers,
             )
             for frame in self.plan.frames
         ]
@@ -213,16 +219,17 @@ def _draw_slices(
     kept = {n: parts.read(f"s{number}-{n}") for n in range(len(stack))}
     images = {n: image for n, image in kept.items() if image is not None}
     missing = [n for n in kept if n not in images]
-    done = (len(stack) - len(missing)) * settings.steps
+    done, lock = (len(stack) - len(missing)) * settings.steps, threading.Lock()
     progress(stage, done, total)
-    for first in range(0, len(missing), drawing.at_once):
-        began = drawing.clock()
-        slices = missing[first : first + drawing.at_once]
 
-        def levels(level: int, _of: int, done: int = done, many: int = len(slices)) -> None:
-            progress(stage, done + level * many, total)
+    def draw(slices: list[int], stopped: Stopped) -> tuple[Tensor, Trace]:
+        def levels(_level: int, _of: int) -> None:
+            nonlocal done
+            with lock:
+                done += len(slices)
+                progress(stage, done, total)
 
-        drawn, trace = sample(
+        return sample(
             config.sampler,
             denoiser,
             stack[slices].to(drawing.device),
@@ -239,10 +246,16 @@ def _draw_slices(
             variance=drawing.variance_in(tuple(slices), denoiser.axes),
             no_signal=drawing.no_signal,
             progress=levels,
+            stop=stopped,
         )
-        done += len(slices) * settings.steps
+
+    firsts = range(0, len(missing), drawing.at_once)
+    batches = [missing[first : first + drawing.at_once] for first in firsts]
+    began = drawing.clock()
+    for slices, (drawn, trace) in drawing.workers.each(draw, batches):
         # First: where there is a part there are its counts.
         _note(parts, trace, drawing.clock() - began)
+        began = drawing.clock()
         for n, image in zip(slices, drawn[:, 0].cpu().numpy(), strict=True):
             images[n] = image
             parts.write(f"s{number}-{n}", image)
@@ -363,7 +376,8 @@ def prepare(
     drawing : Drawing
         Ready to draw.
     memory : dict
-        ``free_bytes``, ``network_bytes`` and ``tile``.
+        ``free_bytes``, ``network_bytes``, ``volume_bytes`` and their sum ``total_bytes``, ``tile``,
+        and ``workers``, the slices computed side by side.
     warnings : tuple of str
         About memory.
     """
@@ -396,6 +410,7 @@ def prepare(
         no_signal=no_signal,
         device=device,
         labels=plan.network.n_planes > 0,
+        workers=memory["workers"],
         clock=clock,
     )
     if memory["total_bytes"] > memory["free_bytes"]:
@@ -431,12 +446,15 @@ def _memory(plan: UpsamplePlan, device: torch.device) -> dict[str, Any]:
     network = int(
         _NETWORK_MARGIN * at_once * denoising_bytes(plan.network, *seen, gradients=gradients)
     )
+    workers = workers_for(network, int(allowed)) if device.type == "cpu" else ALONE
+    network *= workers.count
     return {
         "free_bytes": free,
         "network_bytes": network,
         "volume_bytes": on_processor,
         "total_bytes": network + (on_processor if on_device else 0),
         "tile": tile if tile and tile < max(rows, cols) else 0,
+        "workers": workers,
     }
 
 

@@ -19,6 +19,7 @@ from srmri_model.upsampling.denoising import OnSlices
 from srmri_model.upsampling.draw import Drawing, prepare
 from srmri_model.upsampling.memory import BASE_BYTES
 from srmri_model.upsampling.plan import UpsamplePlan
+from srmri_model.upsampling.workers import Stopped
 
 
 def estimate(
@@ -129,31 +130,38 @@ def count_evaluations(sampler: SamplerName, settings: Settings) -> tuple[int, in
 def _seconds_of_slice(
     drawing: Drawing, denoiser: OnSlices, *, gradients: bool, clock: Callable[[], float]
 ) -> Callable[[int, int], tuple[float, float]]:
-    """Time the network on one slice; returns seconds of so many evaluations and data steps."""
+    """Time the network on one slice; returns seconds of so many evaluations and data steps.
+
+    Every worker has a slice of its own meanwhile, as it will have.
+    """
     axes = denoiser.axes
     size = [drawing.plan.high_shape[axis] for axis in axes[1:]]
     x = torch.rand(1, 1, *size, device=drawing.device)
     operator = drawing.operator(axes[1:])
     low = operator.forward(x)
 
-    def once(*, backward: bool) -> float:
-        began = clock()
+    workers = drawing.workers
+
+    def evaluate(backward: bool, _stopped: Stopped) -> float:
         noisy = x.clone().requires_grad_(backward)
         with torch.set_grad_enabled(backward):
             denoised = denoiser(noisy, 0.1)
         if backward:
             torch.autograd.grad(denoised.sum(), noisy)
-        denoised.sum().item()
-        return clock() - began
+        return denoised.sum().item()
 
-    def data_step() -> float:
+    def data_step(_n: int, _stopped: Stopped) -> float:
+        return operator.prox(x, low, 0.1, 0.1).sum().item()
+
+    def timed(function: Callable[[Any, Stopped], float], argument: Any) -> float:
         began = clock()
-        operator.prox(x, low, 0.1, 0.1).sum().item()
-        return clock() - began
+        for _ in workers.each(function, [argument] * workers.count):
+            pass
+        return (clock() - began) / workers.count
 
-    once(backward=False)
-    forward, step = once(backward=False), data_step()
-    backward = max(0.0, once(backward=True) - forward) if gradients else 0.0
+    timed(evaluate, False)
+    forward, step = timed(evaluate, False), timed(data_step, 0)
+    backward = max(0.0, timed(evaluate, True) - forward) if gradients else 0.0
     return lambda nfe, nbe: (nfe * forward, nbe * backward + nfe * step)
 
 

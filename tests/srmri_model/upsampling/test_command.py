@@ -128,7 +128,7 @@ def test_a_slice_too_large_for_memory_is_seen_in_tiles(low, weights, tmp_path, m
     # Of a machine with little memory: enough for the volume, not for the network.
     monkeypatch.setattr("srmri_model.upsampling.draw.free_bytes", lambda _device: 5_000_000)
     found = json.loads(srmri(*arguments, *factor).stdout)
-    assert 64 <= found["tile"] < 120
+    assert 96 <= found["tile"] < 120
 
 
 REFUSED = {

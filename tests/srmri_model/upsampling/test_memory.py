@@ -25,9 +25,9 @@ def test_the_tile_is_as_large_as_memory_allows():
     assert choose_tile(NETWORK, 512, 384, free=whole) == 0
     for share in (2, 4, 8):
         tile = choose_tile(NETWORK, 512, 384, free=whole // share)
-        assert 64 <= tile < 512
+        assert 96 <= tile < 512
         assert forward_bytes(NETWORK, min(tile, 512), min(tile, 384)) <= whole // share
-    assert choose_tile(NETWORK, 512, 384, free=0) == 64
+    assert choose_tile(NETWORK, 512, 384, free=0) == 96
     # Tiles keep their activations for a backward pass all the same.
     assert choose_tile(NETWORK, 512, 384, free=0, gradients=True) == 0
 

@@ -1,0 +1,134 @@
+"""Slices side by side: the same bits as one after the other, and one failure ends all."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+from upsample_runs import ball, plan, scan
+
+from srmri_model.upsample import run_upsample
+from srmri_model.upsampling import workers as sut
+from srmri_model.upsampling.workers import Workers, workers_for
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def made(tmp_path, weights, monkeypatch):
+    monkeypatch.setattr("srmri_model.upsample.write_page", lambda *_arguments: None)
+    low = scan(tmp_path / "lr.nii.gz", ball((8, 5, 7)))
+
+    def make(name, **settings):
+        return plan(low, tmp_path / name / "sr", weights, **settings)
+
+    return make
+
+
+@pytest.mark.parametrize("planes", ["single", "3"])
+def test_side_by_side_gives_the_bits_of_one_after_the_other(
+    planes, made, three_threads, monkeypatch
+):
+    volumes = {}
+    for count in (1, 3):
+        one = made(str(count), planes=planes)
+        monkeypatch.setattr(
+            "srmri_model.upsampling.draw.workers_for", lambda *_, count=count: Workers(count, 1)
+        )
+        assert run_upsample(one)["workers"] == count
+        volumes[count] = one.paths["volume"].read_bytes()
+    assert volumes[1] == volumes[3]
+    assert torch.get_num_threads() == 3
+
+
+def test_bits_of_slices_do_not_depend_on_the_threads_there_are(made, three_threads):
+    three, one = made("three"), made("one")
+    run_upsample(three)
+    torch.set_num_threads(1)
+    run_upsample(one)
+    assert three.paths["volume"].read_bytes() == one.paths["volume"].read_bytes()
+
+
+def test_stopped_side_by_side_it_goes_on_to_the_same_bits(made, three_threads):
+    whole, stopped = made("whole"), made("stopped")
+    run_upsample(whole)
+
+    def interrupt(stage, done, total):
+        if list(stopped.work.glob("*.npz")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_upsample(stopped, progress=interrupt)
+    assert not stopped.paths["volume"].exists()
+    run_upsample(stopped)
+    assert stopped.paths["volume"].read_bytes() == whole.paths["volume"].read_bytes()
+
+
+def test_progress_counts_every_level_once(made, three_threads):
+    seen = []
+    run_upsample(made("sr"), progress=lambda stage, done, total: seen.append((stage, done, total)))
+    levels = [(done, total) for stage, done, total in seen if stage == "sampling"]
+    assert [done for done, _ in levels] == list(range(levels[0][1] + 1))
+
+
+def test_the_first_failure_ends_all():
+    begun, ended = [], []
+
+    def compute(n, stopped):
+        begun.append(n)
+        if n == 1:
+            raise ValueError("one")
+        while not stopped():
+            time.sleep(0.001)
+        ended.append(n)
+
+    with pytest.raises(ValueError, match="one"):
+        list(Workers(count=3).each(compute, range(100)))
+    # The thread that failed may have begun another before this one knew.
+    assert len(begun) < 10
+    assert set(ended) == set(begun) - {1}
+
+
+def test_who_leaves_early_stops_the_others():
+    found = Workers(count=2).each(lambda n, stopped: n or wait_for(stopped), range(100))
+    assert next(found) == (1, 1)
+    found.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("slices")]
+
+
+def wait_for(stopped):
+    deadline = time.monotonic() + 20
+    while not stopped() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return 0
+
+
+def test_gradients_and_denormals_are_as_where_it_was_called(three_threads):
+    def state(_n, _stopped):
+        small = torch.full((1,), 1e-38) * 1e-3
+        return torch.is_grad_enabled(), torch.get_num_threads(), float(small)
+
+    with torch.no_grad():
+        assert dict(Workers(count=2).each(state, [0])) == {0: (False, 1, 0.0)}
+    assert dict(Workers(count=2).each(state, [0])) == {0: (True, 1, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("needed", "free", "expected"),
+    [
+        (10, 1000, Workers(3, 1)),
+        (400, 1000, Workers(2, 1)),
+        (4000, 1000, Workers(1, 1)),
+        (sut.LARGE_BYTES, 10**12, Workers(1, 3)),
+    ],
+)
+def test_memory_and_size_decide(needed, free, expected, three_threads):
+    assert workers_for(needed, free) == expected

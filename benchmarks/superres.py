@@ -18,6 +18,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,20 +228,24 @@ class Setting:
         import torch
 
         from srmri_model.samplers import sample
-        from srmri_model.upsampling.noise import SliceNoise
+        from srmri_model.upsampling.noise import SliceNoise, antithetic
 
         drawing, config = self.drawing, self.plan.config
         (denoiser,) = drawing.on_planes()
         stack = np.transpose(self.measured.volume, denoiser.axes)
         images, trace = [], None
         for n in self.chosen:
+
+            def noise_of(number: int, n: int = n) -> SliceNoise:
+                return SliceNoise(0, number, [n], correlation=config.z_correlation)
+
             drawn, trace = sample(
                 config.sampler,
                 denoiser,
                 torch.from_numpy(np.ascontiguousarray(stack[n]))[None, None],
                 drawing.operator(denoiser.axes[1:]),
                 sigma_y=drawing.sigma_y,
-                generator=SliceNoise(0, number, [n], correlation=config.z_correlation),
+                generator=antithetic(number, noise_of),
                 settings=drawing.settings,
                 variance=drawing.variance_in((n,), denoiser.axes),
                 no_signal=drawing.no_signal,
@@ -338,13 +343,14 @@ def judged(folder: Path, scale: float) -> dict[str, Any]:
         return float(np.sqrt(np.mean(np.concatenate(steps).astype(np.float64) ** 2)))
 
     several = len(samples) > 1
+    covers = partial(coverage, samples, truth, inside, opposite=True)
     return {
         "rivals": rivals,
         "single": single,
         "mean": over_slices(samples[:8].mean(axis=0)),
-        "coverage": coverage(samples, truth, inside) if several else math.nan,
-        "coverage scaled": coverage(samples, truth, inside, scale=scale) if several else math.nan,
-        "std scale": fit_std_scale(samples, truth, inside) if several else math.nan,
+        "coverage": covers(scale=1.0) if several else math.nan,
+        "coverage scaled": covers(scale=scale) if several else math.nan,
+        "std scale": fit_std_scale(samples, truth, inside, opposite=True) if several else math.nan,
         "z ratio": float(np.mean([change(s) for s in samples])) / change(truth) if pairs else 0.0,
         **{name: float(value) for name, value in figures.items()},
         "seconds": float(figures["seconds"]) / len(truth),

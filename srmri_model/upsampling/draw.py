@@ -35,7 +35,7 @@ from srmri_model.training.validation import spread
 from srmri_model.upsampling.denoising import InTurn, OnSlices, Tiled
 from srmri_model.upsampling.measure import Measured
 from srmri_model.upsampling.memory import SHARE, choose_tile, denoising_bytes, free_bytes
-from srmri_model.upsampling.noise import SliceNoise
+from srmri_model.upsampling.noise import SliceNoise, antithetic
 from srmri_model.upsampling.parts import Parts
 from srmri_model.upsampling.plan import (
     MIN_STD_SAMPLES,
@@ -193,7 +193,7 @@ def draw_volume(
     low : (i, j, k) ndarray
         LR in [0, 1].
     number : int
-        Which draw, from 0; each has its own noise.
+        Which draw, from 0; noise is that of `antithetic`.
     parts : Parts
         Partial results.
     progress : callable
@@ -229,19 +229,22 @@ def _draw_slices(
                 done += len(slices)
                 progress(stage, done, total)
 
+        def noise_of(number: int) -> SliceNoise:
+            return SliceNoise(
+                config.seed,
+                number,
+                slices,
+                correlation=config.z_correlation,
+                device=drawing.device,
+            )
+
         return sample(
             config.sampler,
             denoiser,
             stack[slices].to(drawing.device),
             operator,
             sigma_y=drawing.sigma_y,
-            generator=SliceNoise(
-                config.seed,
-                number,
-                slices,
-                correlation=config.z_correlation,
-                device=drawing.device,
-            ),
+            generator=antithetic(number, noise_of),
             settings=settings,
             variance=drawing.variance_in(tuple(slices), denoiser.axes),
             no_signal=drawing.no_signal,
@@ -274,13 +277,16 @@ def _draw_whole(
             array = parts.array(f"s{number}-eval{n}", lambda: evaluation().cpu().numpy())
             return torch.from_numpy(array).to(drawing.device)
 
+        def noise_of(number: int) -> ImageNoise:
+            return ImageNoise(config.seed, [(number,)], drawing.device)
+
         drawn, trace = sample(
             config.sampler,
             InTurn(drawing.on_planes(), recall),
             torch.from_numpy(np.ascontiguousarray(low))[None, None].to(drawing.device),
             drawing.operator(),
             sigma_y=drawing.sigma_y,
-            generator=ImageNoise(config.seed, [(number,)], drawing.device),
+            generator=antithetic(number, noise_of),
             settings=drawing.settings,
             variance=drawing.variance_in(),
             no_signal=drawing.no_signal,

@@ -1,15 +1,16 @@
-"""Noise of slices: each with a stream of its own, alike among neighbours if wanted."""
+"""Noise of draws in opposite pairs, and of slices, alike among neighbours if wanted."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from srmri_model.samplers import ImageNoise
+from srmri_model.samplers.problem import Noise
 
 
 class SliceNoise:
@@ -75,6 +76,37 @@ class SliceNoise:
             for place in self._places
         ]
         return torch.stack([torch.as_tensor(image) for image in images]).to(self._device)
+
+
+def antithetic(number: int, noise_of: Callable[[int], Noise]) -> Noise:
+    """Return the noise of a draw: every second draw has the opposite of the one before.
+
+    Each is a draw like any other, but two opposite ones err to opposite sides where the sampler is
+    close to linear, so that their mean is nearer to the posterior's than that of two independent
+    draws. Antithetic variates: Hammersley and Morton 1956.
+
+    Parameters
+    ----------
+    number : int
+        Which draw, from 0.
+    noise_of : callable
+        Makes the noise of the draw with an even number.
+
+    Returns
+    -------
+    callable
+        ``shape → (B, *shape)``, standard normal.
+
+    Examples
+    --------
+    >>> def noise_of(number):
+    ...     return ImageNoise(0, [(number,)])
+    >>> first, second, third = (antithetic(n, noise_of)((2,)) for n in range(3))
+    >>> torch.equal(second, -first), torch.equal(third, first)
+    (True, False)
+    """
+    noise = noise_of(number - number % 2)
+    return (lambda shape: -noise(shape)) if number % 2 else noise
 
 
 def neighbour_weights(correlation: float) -> list[float]:

@@ -82,7 +82,9 @@ def combine(drawing: Drawing, measured: Measured, parts: Parts, progress: Progre
         mean += step / (number + 1)
         squares += step * (volume - mean)
     scale = float(drawing.plan.metadata.get("std_scale") or 1.0)
-    std = scale * np.sqrt(squares / (config.samples - 1)) if config.samples > 1 else None
+    std = None
+    if config.samples > 1:
+        std = np.asarray(scale * np.sqrt(squares * trust.share_of_squares(config.samples)))
     estimate = mean if config.estimate == "mean" else first
     if config.estimate == "mean":
         residual = measured.residual(_forward(degrade, estimate))

@@ -87,11 +87,56 @@ def chi2_per_voxel(residual: Voxels, sigma_y: float, mask: Mask) -> float | None
     return float(np.mean((inside / sigma_y) ** 2).round(12)) if inside.size else None
 
 
-def coverage(samples: Samples, truth: Voxels, mask: Mask, *, scale: float = 1.0) -> float:
+def variance_of_mean(count: int, *, opposite: bool) -> float:
+    """Return the variance of the mean of draws over that of one draw.
+
+    Parameters
+    ----------
+    count : int
+        Draws.
+    opposite : bool
+        Whether they come in opposite pairs (`srmri_model.upsampling.noise.antithetic`), whose
+        deviations are taken to cancel.
+
+    Returns
+    -------
+    float
+        1/K of independent ones.
+    """
+    return count % 2 / count**2 if opposite else 1 / count
+
+
+def share_of_squares(count: int, *, opposite: bool = True) -> float:
+    """Return what makes the variance of a draw of the squared deviations from the mean of draws.
+
+    Parameters
+    ----------
+    count : int
+        Draws, at least 2.
+    opposite : bool
+        Whether they come in opposite pairs.
+
+    Returns
+    -------
+    float
+        1/(K − 1) of independent draws.
+
+    Examples
+    --------
+    >>> share_of_squares(8), share_of_squares(8, opposite=False)
+    (0.125, 0.14285714285714285)
+    """
+    return 1 / (count * (1 - variance_of_mean(count, opposite=opposite)))
+
+
+def coverage(
+    samples: Samples, truth: Voxels, mask: Mask, *, scale: float = 1.0, opposite: bool = False
+) -> float:
     """Return how often the truth lies within the 90 % interval of samples.
 
     The interval is that of one more draw: mean ± t √(1 + 1/K) s with the 95 percentile t of
-    Student's distribution of K − 1 degrees of freedom.
+    Student's distribution of K − 1 degrees of freedom. Of opposite pairs the mean is taken to be
+    exact and every pair to tell of the spread once.
 
     Parameters
     ----------
@@ -103,6 +148,8 @@ def coverage(samples: Samples, truth: Voxels, mask: Mask, *, scale: float = 1.0)
         Where to look.
     scale : float
         Factor of the standard deviation, such as `fit_std_scale` finds.
+    opposite : bool
+        Whether the draws come in opposite pairs, as those of `srmri upsample`.
 
     Returns
     -------
@@ -111,11 +158,13 @@ def coverage(samples: Samples, truth: Voxels, mask: Mask, *, scale: float = 1.0)
     """
     k = len(samples)
     inside = samples[:, mask].astype(np.float64)
-    half = stats.t.ppf(0.95, k - 1) * math.sqrt(1 + 1 / k) * scale * inside.std(axis=0, ddof=1)
+    quantile = stats.t.ppf(0.95, max(1, k // 2) if opposite else k - 1)
+    variance = (1 + variance_of_mean(k, opposite=opposite)) * _variance(inside, opposite)
+    half = quantile * scale * np.sqrt(variance)
     return float(np.mean(np.abs(inside.mean(axis=0) - truth[mask]) <= half))
 
 
-def fit_std_scale(samples: Samples, truth: Voxels, mask: Mask) -> float:
+def fit_std_scale(samples: Samples, truth: Voxels, mask: Mask, *, opposite: bool = False) -> float:
     """Return the factor that brings the standard deviation of samples to their error.
 
     Parameters
@@ -126,17 +175,25 @@ def fit_std_scale(samples: Samples, truth: Voxels, mask: Mask) -> float:
         HR volume.
     mask : (i, j, k) ndarray of bool
         Where to look.
+    opposite : bool
+        Whether the draws come in opposite pairs, as those of `srmri upsample`.
 
     Returns
     -------
     float
-        Root mean square of truth − mean, over that of √(1 + 1/K) s; kept with a checkpoint as
-        ``std_scale``.
+        Root mean square of truth − mean, over that of √(1 + 1/K) s (√(1 + 0) s of pairs); kept
+        with a checkpoint as ``std_scale``.
     """
     k = len(samples)
     inside = samples[:, mask].astype(np.float64)
     error = np.mean((inside.mean(axis=0) - truth[mask]) ** 2)
-    return float(np.sqrt(error / ((1 + 1 / k) * np.mean(inside.var(axis=0, ddof=1)))))
+    expected = (1 + variance_of_mean(k, opposite=opposite)) * _variance(inside, opposite).mean()
+    return float(np.sqrt(error / expected))
+
+
+def _variance(samples: NDArray[np.float64], opposite: bool) -> NDArray[np.float64]:
+    squares = np.sum((samples - samples.mean(axis=0)) ** 2, axis=0)
+    return np.asarray(share_of_squares(len(samples), opposite=opposite) * squares)
 
 
 class Agreement(NamedTuple):

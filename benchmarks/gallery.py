@@ -16,9 +16,16 @@ from numpy.typing import NDArray
 from srmri_model.metrics import psnr
 
 Image = NDArray[np.float32]
-COLUMNS = ("LR, zero-filled", "one draw", "mean of draws", "HR", "mean − HR", "spread of draws")
 ERROR_RANGE = 0.3
 """Where the colours of errors and spreads end, in units of the tissue's range."""
+COLUMNS = (
+    "LR, zero-filled",
+    "one draw",
+    "mean of draws",
+    "HR",
+    f"mean − HR, ±{ERROR_RANGE}",
+    f"spread of draws, to {ERROR_RANGE}",
+)
 
 
 def worst_slice(folder: Path) -> dict[str, Any]:

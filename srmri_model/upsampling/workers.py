@@ -32,12 +32,12 @@ class Workers:
     ----------
     count : int
         Slices computed at a time; 1 computes them where it is called.
-    threads : int
-        Threads that share the operations of one slice.
+    threads : int, optional
+        Threads that share the operations of one slice; by default as where it is called.
     """
 
     count: int = 1
-    threads: int = 1
+    threads: int | None = None
 
     def each(
         self, function: Callable[[Item, Stopped], Found], items: Iterable[Item]
@@ -62,7 +62,7 @@ class Workers:
         >>> sorted(Workers(count=3).each(lambda n, stopped: n * n, range(4)))
         [(0, 0), (1, 1), (2, 4), (3, 9)]
         """
-        if self.count == 1 and self.threads == torch.get_num_threads():
+        if self.count == 1 and self.threads in (None, torch.get_num_threads()):
             for item in items:
                 yield item, function(item, lambda: False)
             return
@@ -87,7 +87,8 @@ class Workers:
 
     def _begin(self) -> None:
         # Both belong to the thread that sets them.
-        torch.set_num_threads(self.threads)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
         torch.set_flush_denormal(True)
 
 
@@ -114,7 +115,6 @@ def workers_for(needed: int, free: int) -> Workers:
     >>> workers_for(LARGE_BYTES, free=10**12).count
     1
     """
-    threads = torch.get_num_threads()
     if needed >= LARGE_BYTES:
-        return Workers(1, threads)
-    return Workers(max(1, min(threads, free // max(1, needed))), 1)
+        return ALONE
+    return Workers(max(1, min(torch.get_num_threads(), free // max(1, needed))), threads=1)

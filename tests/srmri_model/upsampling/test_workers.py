@@ -111,14 +111,19 @@ def wait_for(stopped):
     return 0
 
 
+def test_alone_it_is_computed_where_it_is_called(three_threads):
+    here = threading.current_thread()
+    assert dict(Workers().each(lambda n, stopped: threading.current_thread(), [0])) == {0: here}
+
+
 def test_gradients_and_denormals_are_as_where_it_was_called(three_threads):
     def state(_n, _stopped):
         small = torch.full((1,), 1e-38) * 1e-3
         return torch.is_grad_enabled(), torch.get_num_threads(), float(small)
 
     with torch.no_grad():
-        assert dict(Workers(count=2).each(state, [0])) == {0: (False, 1, 0.0)}
-    assert dict(Workers(count=2).each(state, [0])) == {0: (True, 1, 0.0)}
+        assert dict(Workers(2, threads=1).each(state, [0])) == {0: (False, 1, 0.0)}
+    assert dict(Workers(2, threads=1).each(state, [0])) == {0: (True, 1, 0.0)}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,7 @@ def test_gradients_and_denormals_are_as_where_it_was_called(three_threads):
         (10, 1000, Workers(3, 1)),
         (400, 1000, Workers(2, 1)),
         (4000, 1000, Workers(1, 1)),
-        (sut.LARGE_BYTES, 10**12, Workers(1, 3)),
+        (sut.LARGE_BYTES, 10**12, Workers()),
     ],
 )
 def test_memory_and_size_decide(needed, free, expected, three_threads):

@@ -88,6 +88,27 @@ def degrade(
     return np.asarray(noisy, dtype=np.float32)
 
 
+def write_low(
+    path: Path,
+    high: Image,
+    affine: NDArray[np.float64],
+    factors: tuple[float, ...],
+    *,
+    span: float,
+    sigma: float,
+    seed: int,
+) -> Image:
+    """Degrade a volume and write the LR scan where it lies."""
+    from srmri_data.formats.nifti_writer import write_nifti
+    from srmri_model.operators import low_offset
+
+    low = degrade(high, span, factors, sigma, seed)
+    to_high = np.diag([*factors, 1.0])
+    to_high[:3, 3] = [low_offset(f, "voxel-centre") for f in factors]
+    write_nifti(path, low, affine @ to_high)
+    return low
+
+
 def cropped(volume: Image, affine: NDArray[np.float64], margin: int = 4) -> tuple[Image, Any]:
     """Cut the volume around its tissue to even size; with the affine of its first voxel."""
     corner, parts = np.eye(4), []
@@ -107,9 +128,7 @@ class Setting:
     def __init__(self, job: Job, edit: Callable[[Image, float], Image] | None = None) -> None:
         """`edit` changes the HR volume, in scanner units, given the scanner units of its range."""
         from srmri_data import ingest
-        from srmri_data.formats.nifti_writer import write_nifti
         from srmri_data.slices import intensity_map, stack_frame
-        from srmri_model.operators import low_offset
         from srmri_model.upsampling.denoising import stack_axes
         from srmri_model.upsampling.draw import prepare
         from srmri_model.upsampling.measure import measure
@@ -129,13 +148,12 @@ class Setting:
         self.axes = stack_axes(stack_frame(affine, high.shape, job.plane))
         single = job.planes == "single"
         factors = tuple(1.0 if single and axis == self.axes[0] else 2.0 for axis in range(3))
-        # Different noise for every animal, the same for every method.
-        low = degrade(high, self.span, factors, job.sigma_y, seed=int(job.subject))
-        to_high = np.diag([*factors, 1.0])
-        to_high[:3, 3] = [low_offset(f, "voxel-centre") for f in factors]
         job.folder.mkdir(parents=True, exist_ok=True)
         path = job.folder / "low.nii.gz"
-        write_nifti(path, low, affine @ to_high)
+        # Different noise for every animal, the same for every method.
+        low = write_low(
+            path, high, affine, factors, span=self.span, sigma=job.sigma_y, seed=int(job.subject)
+        )
         config = UpsampleConfig(
             factor=factors,
             sampler=job.sampler,

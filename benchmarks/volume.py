@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.superres import Image, degrade
+from benchmarks.superres import Image, write_low
 
 SIGMA_Y = 0.01
 TILE_GOAL = 0.5
@@ -65,9 +65,7 @@ class Scan:
 def make_scans(path: Path, out: Path) -> Scan:
     """Degrade the volume and write the scans."""
     from srmri_data import ingest
-    from srmri_data.formats.nifti_writer import write_nifti
     from srmri_data.slices import intensity_map, stack_frame
-    from srmri_model.operators import low_offset
     from srmri_model.upsampling.denoising import stack_axes
 
     record, frame = ingest.select(ingest.discover(path), option="--volume")
@@ -79,11 +77,8 @@ def make_scans(path: Path, out: Path) -> Scan:
     paths = {}
     for planes in ("single", "3"):
         factors = tuple(1.0 if planes == "single" and a == axis else 2.0 for a in range(3))
-        to_high = np.diag([*factors, 1.0])
-        to_high[:3, 3] = [low_offset(f, "voxel-centre") for f in factors]
         paths[planes] = out / f"low-{planes}.nii.gz"
-        low = degrade(high, span, factors, SIGMA_Y, seed=0)
-        write_nifti(paths[planes], low, loaded.affine @ to_high)
+        write_low(paths[planes], high, loaded.affine, factors, span=span, sigma=SIGMA_Y, seed=0)
     truth = np.asarray((high - mapping.low) / span, dtype=np.float32)
     return Scan(truth, mapping.low, span, axis, paths)
 

@@ -1394,6 +1394,15 @@ def train(
     optimiser: Annotated[
         OptimiserName | None, _recipe("Muon: for matrices, with Adam for the rest.")
     ] = None,
+    neighbours: Annotated[
+        int | None,
+        _recipe(
+            "Slices on either side to look at too, where volumes are drawn along three axes; "
+            "needs volumes.",
+            min=0,
+            max=8,
+        ),
+    ] = None,
     augment: Annotated[
         float, _recipe("Share of images given another gain and a noise floor.", min=0, max=1)
     ] = 0.0,
@@ -1460,6 +1469,7 @@ def train(
     }
     of_score = {
         "--sigma-max": sigma_max is not None,
+        "--neighbours": neighbours is not None,
         "--augment": augment > 0,
         "--precision bf16": precision != "float32",
         "--compiled": compiled,
@@ -1482,6 +1492,7 @@ def train(
         config = TrainConfig.for_preset(
             preset or "tiny",
             **common,
+            neighbours=neighbours,
             augment=augment,
             sigma_max=sigma_max,
             precision=precision,

@@ -16,10 +16,15 @@ import torch
 
 from srmri_model.checkpoints import load_checkpoint, save_checkpoint
 from srmri_model.networks import Denoiser, build_network
-from srmri_model.sde import geometric_levels
 from srmri_model.training.domain import describe_slices, training_residuals
-from srmri_model.training.slices import open_data
-from srmri_model.training.validation import LEVELS, measure
+from srmri_model.training.slices import held_out_volumes, open_data
+from srmri_model.training.validation import (
+    LEVELS,
+    VOLUME_LEVELS,
+    levels_of,
+    measure,
+    measure_volumes,
+)
 
 
 def main() -> None:
@@ -42,8 +47,11 @@ def main() -> None:
         [options.data], checkpoint.metadata["planes"], options.cache, split=options.split
     )
     shape = checkpoint.network
-    levels = geometric_levels(shape.sigma_min, shape.sigma_max, LEVELS)
-    table = measure(denoiser, data.validation, levels, count=options.slices)
+    table = measure(denoiser, data.validation, levels_of(shape, LEVELS), count=options.slices)
+    planes = checkpoint.metadata["planes"]
+    whole = measure_volumes(
+        denoiser, held_out_volumes(data.validation), planes, levels_of(shape, VOLUME_LEVELS)
+    )
     residual = training_residuals(
         denoiser,
         data.validation,
@@ -55,6 +63,7 @@ def main() -> None:
     metadata = {
         **checkpoint.metadata,
         "noise_table": table.to_json(),
+        "volume_table": whole.to_json(),
         "domain": {**describe_slices(data.train, n_volumes=99), "residual": residual},
     }
     if options.std_scale:

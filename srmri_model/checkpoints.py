@@ -86,6 +86,8 @@ class Checkpoint(Generic[Config]):
 def _network_config(path: Path, values: dict[str, Any]) -> NetworkConfig:
     """Make a configuration of JSON, which knows no tuples and may hold anything."""
     example = asdict(PRESETS["paper"])
+    # Files of before there were such networks do not say so.
+    values = {"neighbours": example["neighbours"], **values}
     if values.keys() != example.keys():
         names = sorted(values.keys() ^ example.keys())
         raise CheckpointError(f"{path}: network settings missing or unknown: {', '.join(names)}")

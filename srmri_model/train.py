@@ -15,7 +15,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -35,8 +35,9 @@ from srmri_model.networks import (
     build_network,
     loss_weight,
     parameter_count,
+    shown_more,
 )
-from srmri_model.sde import geometric_levels, training_sigmas
+from srmri_model.sde import training_sigmas
 from srmri_model.training.config import RunConfig, TrainConfig
 from srmri_model.training.domain import describe_slices, training_residuals
 from srmri_model.training.logs import TrainingLog
@@ -48,8 +49,11 @@ from srmri_model.training.slices import (
     Progress,
     Slices,
     TrainingData,
+    held_out_volumes,
     open_data,
     plane_index,
+    showing,
+    with_neighbours,
 )
 from srmri_model.training.states import StateFolder
 from srmri_model.training.stop import saves_when_stopped
@@ -57,7 +61,14 @@ from srmri_model.training.supervised import SupervisedTask
 from srmri_model.training.supervised_config import SupervisedConfig
 from srmri_model.training.task import Task
 from srmri_model.training.trainer import Batches, Trainer
-from srmri_model.training.validation import LEVELS, NoiseTable, measure
+from srmri_model.training.validation import (
+    LEVELS,
+    VOLUME_LEVELS,
+    NoiseTable,
+    levels_of,
+    measure,
+    measure_volumes,
+)
 from srmri_model.types import Images, Planes, Sigmas
 
 MODEL_FILE = "model.safetensors"
@@ -79,10 +90,10 @@ def training_step(
     ----------
     denoiser : Denoiser
         D(x, σ).
-    clean : (B, 1, H, W) Tensor
-        Images in [0, 1] by their volumes' maps.
-    noise : (B, 1, H, W) Tensor
-        Standard normal.
+    clean : (B, C, H, W) Tensor
+        Images in [0, 1] by their volumes' maps, and their neighbours as further channels.
+    noise : (B, C, H, W) Tensor
+        Standard normal; zero where a neighbour lacks.
     sigma : (B,) Tensor
         Noise level of each image.
     plane : (B,) Tensor, optional
@@ -99,7 +110,7 @@ def training_step(
     Neural Computation 23 (2011); Song et al. 2021, equation 7.
     """
     denoised = denoiser(clean + sigma[:, None, None, None] * noise, sigma, plane)
-    error = (denoised - clean).square().mean(dim=(1, 2, 3))
+    error = (denoised - clean[:, : denoised.shape[1]]).square().mean(dim=(1, 2, 3))
     return (loss_weight(denoiser.config, sigma) * error).mean()
 
 
@@ -108,8 +119,8 @@ class Batch(NamedTuple):
 
     Attributes
     ----------
-    clean, noise : (B, 1, H, W) Tensor
-        float32.
+    clean, noise : (B, C, H, W) Tensor
+        float32; one channel, and one more for every neighbour.
     uniform : (B,) Tensor
         Places of the noise levels in their distribution.
     plane : (B,) Tensor or None
@@ -201,15 +212,17 @@ class SliceBatches(Batches[Batch]):
         Batch size, patch, augmentation, seed.
     ranks : Ranks
         Processes among which each step's images are divided.
-    n_planes : int
-        Planes the network tells apart.
+    shape : NetworkConfig
+        The planes the network tells apart, and the neighbours it knows.
     """
 
-    def __init__(self, slices: Slices, config: TrainConfig, ranks: Ranks, *, n_planes: int) -> None:
+    def __init__(
+        self, slices: Slices, config: TrainConfig, ranks: Ranks, shape: NetworkConfig
+    ) -> None:
         super().__init__(shapes_of(slices.sizes, config.patch), config, ranks)
         self.slices = slices
         self.config = config
-        self.n_planes = n_planes
+        self.shape = shape
 
     def part(self, numbers: Sequence[int], indices: Sequence[int]) -> Batch:
         """Load a batch.
@@ -229,21 +242,27 @@ class SliceBatches(Batches[Batch]):
         items = [self.slices[index] for index in indices]
         draws = [
             draw(
-                item["image"],
+                with_neighbours(item, self.shape.neighbours),
                 number,
                 seed=self.config.seed,
                 patch=self.config.patch,
                 may_flip=item["plane"] in FLIPPABLE,
+                may_swap=item["plane"] == "sagittal",
                 augment=self.config.augment,
                 zero=_no_signal(item),
             )
             for item, number in zip(items, numbers, strict=True)
         ]
+        channels = 1 + 2 * self.shape.neighbours
+        images, noises = (
+            torch.from_numpy(np.stack(arrays)).reshape(len(draws), channels, *arrays[0].shape[-2:])
+            for arrays in ([d.image for d in draws], [d.noise for d in draws])
+        )
         return Batch(
-            torch.from_numpy(np.stack([d.image for d in draws]))[:, None],
-            torch.from_numpy(np.stack([d.noise for d in draws]))[:, None],
+            images,
+            noises,
             torch.tensor([d.level for d in draws], dtype=torch.float32),
-            plane_index([item["plane"] for item in items], self.n_planes),
+            plane_index([item["plane"] for item in items], self.shape.n_planes),
         )
 
 
@@ -341,9 +360,15 @@ class ScoreTask:
             What it takes.
         """
         config = self.config
+        if shape.neighbours:
+            self.data = replace(
+                self.data,
+                train=showing(self.data.train, shape.neighbours),
+                validation=showing(self.data.validation, shape.neighbours),
+            )
         network = build_network(shape, seed=config.seed, gradient_checkpointing=config.recompute)
         if start is not None:
-            network.load_state_dict(start.tensors)
+            network.load_state_dict(shown_more(start.tensors, shape))
         network.to(device)
 
         def loss(wrapped: nn.Module) -> Callable[[Batch], Tensor]:
@@ -365,7 +390,7 @@ class ScoreTask:
             ema_decay=config.ema_decay,
             clip=config.clip,
         )
-        return trainer, SliceBatches(self.data.train, config, ranks, n_planes=shape.n_planes)
+        return trainer, SliceBatches(self.data.train, config, ranks, shape)
 
     def validate(self, network: nn.Module, ranks: Ranks) -> NoiseTable:
         """Measure the error at every noise level.
@@ -383,11 +408,15 @@ class ScoreTask:
             The errors.
         """
         denoiser = _denoiser(network)
+        return self._measured(denoiser, ranks, neighbours=denoiser.config.neighbours)
+
+    def _measured(self, denoiser: Denoiser, ranks: Ranks, *, neighbours: int) -> NoiseTable:
         return measure(
             denoiser,
             self.data.validation,
-            geometric_levels(denoiser.config.sigma_min, denoiser.config.sigma_max, LEVELS),
+            levels_of(denoiser.config, LEVELS),
             count=self.config.validation_slices,
+            neighbours=neighbours,
             ranks=ranks,
         )
 
@@ -441,6 +470,9 @@ class ScoreTask:
             v(σ), and what it knows, for `srmri upsample` to compare a scan with.
         """
         denoiser = _denoiser(network)
+        if denoiser.config.neighbours:
+            # Slices are drawn one by one, without neighbours; volumes have their own table.
+            found = self._measured(denoiser, Ranks(), neighbours=0)
         if not self._described:
             self._described = describe_slices(self.data.train)
         residual = training_residuals(
@@ -462,6 +494,32 @@ class ScoreTask:
                 "n_subjects": len(set(self.data.train.subjects)),
             },
         }
+
+    def complete(self, model: Path, progress: Progress) -> None:
+        """Measure v(σ) of whole volumes, which takes too long for every validation.
+
+        Parameters
+        ----------
+        model : Path
+            The product, which is written again if it knows three planes and can be shown volumes.
+        progress : callable
+            Called as ``progress(stage, done, total)``.
+        """
+        volumes = held_out_volumes(self.data.validation)
+        checkpoint = load_checkpoint(model)
+        if len(self.config.planes) == 1 or not volumes or "volume_table" in checkpoint.metadata:
+            return
+        network = build_network(checkpoint.network).to(local_device(self.config.device))
+        network.load_state_dict(checkpoint.tensors)
+        found = measure_volumes(
+            Denoiser(network, checkpoint.network),
+            volumes[:1],
+            self.config.planes,
+            levels_of(checkpoint.network, VOLUME_LEVELS),
+            progress=lambda done, total: progress("measuring a volume", done, total),
+        )
+        metadata = {**checkpoint.metadata, "volume_table": found.to_json()}
+        save_checkpoint(model, replace(checkpoint, metadata=metadata))
 
     def restored(self, document: dict[str, Any]) -> NoiseTable:
         """Read what a state has kept.
@@ -687,11 +745,11 @@ class _Run:
                 },
             )
 
-    def _open_data(self, data: Sequence[str], split: Path | None) -> None:
-        def progress(stage: str, done: int, total: int) -> None:
-            self.report(Status(stage, done, total))
+    def _progress(self, stage: str, done: int, total: int) -> None:
+        self.report(Status(stage, done, total))
 
-        self.task.open(data, self.out / "cache", split=split, progress=progress)
+    def _open_data(self, data: Sequence[str], split: Path | None) -> None:
+        self.task.open(data, self.out / "cache", split=split, progress=self._progress)
         for note in self.task.notes:
             self.warn(note)
 
@@ -894,6 +952,7 @@ class _Run:
             self._save()
         self.log.close()
         model = self.out / MODEL_FILE
+        self.task.complete(model, self._progress)
         summary = {
             "params": parameter_count(self.trainer.network),
             "steps": self.trainer.step,

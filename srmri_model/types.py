@@ -10,6 +10,9 @@ from torch import Tensor
 Images: TypeAlias = Float32[Tensor, "batch channel row col"]
 """Images in [0, 1] by the per-volume map, noise at σ in the same units."""
 
+ImagesShown: TypeAlias = Float32[Tensor, "batch shown row col"]
+"""The same, and their neighbours as further channels."""
+
 Features: TypeAlias = Float[Tensor, "batch _channel _row _col"]
 """Activations of a network, in its working precision; a layer may change their size."""
 

@@ -11,7 +11,13 @@ from srmri_model.networks.config import PRESETS, NetworkConfig
 
 if TYPE_CHECKING:
     from srmri_model.networks.denoiser import Denoiser, loss_weight, sigma_at
-    from srmri_model.networks.ncsnpp import NCSNpp, build_network, forward_flops, parameter_count
+    from srmri_model.networks.ncsnpp import (
+        NCSNpp,
+        build_network,
+        forward_flops,
+        parameter_count,
+        shown_more,
+    )
 
 __all__ = [
     "PRESETS",
@@ -22,6 +28,7 @@ __all__ = [
     "forward_flops",
     "loss_weight",
     "parameter_count",
+    "shown_more",
     "sigma_at",
 ]
 

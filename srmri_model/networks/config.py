@@ -37,6 +37,9 @@ class NetworkConfig:
         Divide the output by σ; only with `preconditioning` "ve".
     in_channels : int
         Channels of an image.
+    neighbours : int
+        Slices before and as many after an image that the network may be shown with it, as further
+        channels; only with `preconditioning` "edm", where a slice of zeros is one that lacks.
     patch : int
         Pixels per side that become channels of one before the first convolution, 1 for none.
     n_planes : int
@@ -73,6 +76,7 @@ class NetworkConfig:
     fourier_scale: float = 16.0
     scale_by_sigma: bool = True
     in_channels: int = 1
+    neighbours: int = 0
     patch: int = 1
     n_planes: int = 0
     preconditioning: Preconditioning = "ve"
@@ -89,6 +93,9 @@ class NetworkConfig:
             "attention has one entry per level": len(self.attention) == len(self.ch_mult),
             "blocks is 1 to 64": 1 <= self.blocks <= 64,
             "in_channels is 1 to 64": 1 <= self.in_channels <= 64,
+            "neighbours is 0 to 8": 0 <= self.neighbours <= 8,
+            "neighbours belong to preconditioning 'edm'": self.preconditioning == "edm"
+            or not self.neighbours,
             "patch is 1 to 8": 1 <= self.patch <= 8,
             "n_planes is 0 to 64": 0 <= self.n_planes <= 64,
             "preconditioning is 've' or 'edm'": self.preconditioning in ("ve", "edm"),
@@ -101,6 +108,11 @@ class NetworkConfig:
         }
         if broken := [rule for rule, holds in problems.items() if not holds]:
             raise ValueError(f"{self} is no network: {'; '.join(broken)}")
+
+    @property
+    def channels_shown(self) -> int:
+        """Channels of an image and all its neighbours."""
+        return self.in_channels * (1 + 2 * self.neighbours)
 
     @property
     def stride(self) -> int:

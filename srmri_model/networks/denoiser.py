@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from srmri_model.networks.config import NetworkConfig
-from srmri_model.types import Images, Planes, Sigmas
+from srmri_model.types import Images, ImagesShown, Planes, Sigmas
 
 
 class Denoiser:
@@ -49,13 +49,14 @@ class Denoiser:
         self.bf16 = bf16
         self._call = torch.compile(network, dynamic=False) if compiled else network
 
-    def __call__(self, x: Images, sigma: Sigmas | float, plane: Planes | None = None) -> Images:
+    def __call__(self, x: ImagesShown, sigma: Sigmas | float, plane: Planes | None = None) -> Images:
         """Denoise.
 
         Parameters
         ----------
         x : (B, C, H, W) Tensor
-            Noisy images; any height and width.
+            Noisy images; any height and width. A network that knows neighbours may be given
+            them as further channels, see `NCSNpp.forward`.
         sigma : (B,) Tensor or float
             Standard deviation of their noise.
         plane : (B,) Tensor, optional
@@ -64,11 +65,12 @@ class Denoiser:
         Returns
         -------
         (B, C, H, W) Tensor
-            Denoised images.
+            Denoised images, without neighbours.
         """
         config = self.config
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
         output = self._output(x, sigma, plane)
+        x = x[:, : config.in_channels]
         per_image = sigma[:, None, None, None]
         if config.preconditioning == "ve":
             return x + per_image**2 * output
@@ -76,7 +78,7 @@ class Denoiser:
         keep = config.sigma_data**2 / variance
         return keep * x + per_image * config.sigma_data / variance.sqrt() * output
 
-    def score(self, x: Images, sigma: Sigmas | float, plane: Planes | None = None) -> Images:
+    def score(self, x: ImagesShown, sigma: Sigmas | float, plane: Planes | None = None) -> Images:
         """Gradient of the log density of noisy images, (D(x, σ) − x) / σ².
 
         Parameters
@@ -96,7 +98,8 @@ class Denoiser:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
         if self.config.preconditioning == "ve":
             return self._output(x, sigma, plane)
-        return (self(x, sigma, plane) - x) / sigma[:, None, None, None] ** 2
+        denoised = self(x, sigma, plane)
+        return (denoised - x[:, : self.config.in_channels]) / sigma[:, None, None, None] ** 2
 
     def _output(self, x: Tensor, sigma: Tensor, plane: Tensor | None) -> Tensor:
         rows, cols = x.shape[-2:]

@@ -25,10 +25,11 @@ from srmri_model.networks.convolution import EPS, conv1x1, conv3x3, group_norm
 from srmri_model.networks.resampling import conv_fir_downsample, fir_downsample, fir_upsample
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Literal
 
     from srmri_model.networks.config import NetworkConfig
-    from srmri_model.types import Embedding, Features, Images, Planes, Sigmas
+    from srmri_model.types import Embedding, Features, Images, ImagesShown, Planes, Sigmas
 
 
 class FourierEmbedding(nn.Module):
@@ -374,7 +375,7 @@ class NCSNpp(nn.Module):
         zeros = torch.zeros(labels, size)
         self.planes = nn.Embedding(labels, size, _weight=zeros) if labels else None
         image_channels = config.in_channels * config.patch**2
-        self.conv_in = nn.Conv2d(image_channels, nf, 3, padding=1)
+        self.conv_in = nn.Conv2d(config.channels_shown * config.patch**2, nf, 3, padding=1)
 
         self.down = nn.ModuleList()
         skips, channels, pyramid = [nf], nf, image_channels
@@ -398,13 +399,14 @@ class NCSNpp(nn.Module):
         self.norm_out = _group_norm(channels)
         self.conv_out = nn.Conv2d(channels, image_channels, 3, padding=1)
 
-    def forward(self, x: Images, sigma: Sigmas, plane: Planes | None = None) -> Images:
+    def forward(self, x: ImagesShown, sigma: Sigmas, plane: Planes | None = None) -> Images:
         """Compute the network's output; what it means depends on the preconditioning.
 
         Parameters
         ----------
         x : (B, C, H, W) Tensor
-            Noisy images. Height and width are multiples of `config.stride`.
+            Noisy images, or (B, C + 2 n C, H, W) with their n neighbours before, nearest last, and
+            after. Height and width are multiples of `config.stride`.
         sigma : (B,) Tensor
             Standard deviation of the noise of each image.
         plane : (B,) Tensor, optional
@@ -422,8 +424,12 @@ class NCSNpp(nn.Module):
             x = x / (per_image**2 + config.sigma_data**2).sqrt()
         elif not config.centered:
             x = 2 * x - 1
-        pyramid = x = F.pixel_unshuffle(x, config.patch)
-        h = self.conv_in(x).contiguous(memory_format=torch.channels_last)
+        x = F.pixel_unshuffle(x, config.patch)
+        pyramid = x[:, : self.conv_out.out_channels]
+        # Neighbours that are not shown count as zeros.
+        weight = self.conv_in.weight[:, : x.shape[1]]
+        h = F.conv2d(x, weight, self.conv_in.bias, padding=1)
+        h = h.contiguous(memory_format=torch.channels_last)
         skips = [h]
         for stage in self.down:
             h, pyramid = stage(h, pyramid, embedding, skips)
@@ -481,6 +487,33 @@ def build_network(
                 nn.init.zeros_(module.project.weight)
         nn.init.zeros_(network.conv_out.weight)
     return network.to(memory_format=torch.channels_last)
+
+
+def shown_more(weights: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
+    """Fit weights to a network that knows more neighbours, or fewer.
+
+    Parameters
+    ----------
+    weights : mapping of str to Tensor
+        Of a network that differs in `neighbours` alone.
+    config : NetworkConfig
+        The network they are for.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Neighbours have no weight yet, so the network computes what it computed for the image
+        alone. The weights as they are where the number is the same.
+    """
+    image, wanted = (
+        channels * config.patch**2 for channels in (config.in_channels, config.channels_shown)
+    )
+    known = weights["conv_in.weight"]
+    if known.shape[1] == wanted:
+        return dict(weights)
+    fitted = known.new_zeros(len(known), wanted, *known.shape[2:])
+    fitted[:, :image] = known[:, :image]
+    return {**weights, "conv_in.weight": fitted}
 
 
 def parameter_count(network: nn.Module) -> int:

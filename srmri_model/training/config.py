@@ -246,6 +246,9 @@ class TrainConfig(RunConfig):
         Most slices to validate on.
     preset : str
         Name of the network in `srmri_model.networks.PRESETS`.
+    neighbours : int, optional
+        Slices on either side that the network learns to look at beside the one it denoises; by
+        default none, or those of the network to begin with.
     augment : float
         Share of images with another gain and a noise floor, see `srmri_model.training.order.draw`.
     noise : LogNormal, optional
@@ -268,6 +271,7 @@ class TrainConfig(RunConfig):
     """
 
     preset: str = "tiny"
+    neighbours: int | None = None
     augment: float = 0.0
     noise: LogNormal | None = None
     clip: float = 1.0
@@ -353,4 +357,8 @@ class TrainConfig(RunConfig):
                 )
             n_planes = start.n_planes
         sigma_max = shape.sigma_max if self.sigma_max is None else self.sigma_max
-        return replace(shape, n_planes=n_planes, sigma_max=sigma_max)
+        neighbours = shape.neighbours if self.neighbours is None else self.neighbours
+        try:
+            return replace(shape, n_planes=n_planes, sigma_max=sigma_max, neighbours=neighbours)
+        except ValueError as error:
+            raise UsageError(f"--neighbours {neighbours}: {error}") from error

@@ -24,6 +24,10 @@ NOISES = (0.005, 0.06)
 """Standard deviations of complex noise that augmentation draws from, on a logarithmic scale."""
 
 
+ALONE = 0.2
+"""Share of slices that a network with neighbours is shown without them."""
+
+
 def generator(seed: int, *counter: int) -> np.random.Generator:
     """Return a generator that depends on its arguments only.
 
@@ -106,10 +110,10 @@ class Draw:
 
     Parameters
     ----------
-    image : (row, col) ndarray
-        The clean image, float32.
-    noise : (row, col) ndarray
-        Standard normal, float32.
+    image : (row, col) or (1 + n, row, col) ndarray
+        The clean image, and its neighbours if there are any, float32.
+    noise : ndarray
+        Standard normal, float32, of that shape.
     level : float
         In [0, 1); the noise level's place in its distribution.
     """
@@ -126,6 +130,7 @@ def draw(
     seed: int,
     patch: int,
     may_flip: bool,
+    may_swap: bool = False,
     augment: float = 0.0,
     zero: float = 0.0,
 ) -> Draw:
@@ -133,8 +138,8 @@ def draw(
 
     Parameters
     ----------
-    image : (row, col) ndarray
-        The slice.
+    image : (row, col) or (1 + n, row, col) ndarray
+        The slice, or the slice and its neighbours: those before, then those after.
     number : int
         How many images came before in the run, over all processes.
     seed : int
@@ -143,6 +148,8 @@ def draw(
         Edge of the crop, which has some foreground near its middle; 0 for whole slices.
     may_flip : bool
         Whether left and right may be swapped: columns run along R/L.
+    may_swap : bool
+        Whether slices may be taken in the other order: they follow one another along R/L.
     augment : float
         How often, 0 to 1, the slice is given another gain and becomes the magnitude of itself
         and complex noise (`GAINS`, `NOISES`), so that the model meets air and noise where the
@@ -161,10 +168,16 @@ def draw(
     if patch:
         image = _crop(image, patch, where, random)
     if may_flip and flip < 0.5:
-        image = image[:, ::-1]
+        image = image[..., ::-1]
+    if may_swap and image.ndim == 3 and flip < 0.5:
+        image = np.concatenate([image[:1], image[:0:-1]])
     if augment:
         image = _augmented(image, augment, zero, generator(seed, 4, number))
     noise = random.standard_normal(image.shape, dtype=np.float32)
+    if image.ndim == 3 and generator(seed, 5, number).random() < ALONE:
+        # Zeros without noise are what stands for neighbours that are not there.
+        image, noise = image.copy(), noise.copy()
+        image[1:] = noise[1:] = 0
     start = float(generator(seed, 2).random())
     return Draw(np.ascontiguousarray(image), noise, (start + number * _GOLDEN) % 1.0)
 
@@ -173,15 +186,18 @@ def _crop(
     image: NDArray[np.float32], patch: int, where: float, random: np.random.Generator
 ) -> NDArray[np.float32]:
     """Cut a patch that is centred, up to a quarter of its edge, on a pixel of the foreground."""
-    inside = np.flatnonzero(image > 0)
-    centre = inside[int(where * inside.size)] if inside.size else int(where * image.size)
+    middle_slice = image if image.ndim == 2 else image[0]
+    inside = np.flatnonzero(middle_slice > 0)
+    centre = inside[int(where * inside.size)] if inside.size else int(where * middle_slice.size)
+    shape = middle_slice.shape
     index = []
-    for size, middle in zip(image.shape, divmod(int(centre), image.shape[1]), strict=True):
+    for size, middle in zip(shape, divmod(int(centre), shape[1]), strict=True):
         edge = min(patch, size)
         shift = round((random.random() - 0.5) * edge / 2)
         start = min(max(middle - edge // 2 + shift, 0), size - edge)
         index.append(slice(start, start + edge))
-    return image[tuple(index)]
+    rows, cols = index
+    return image[..., rows, cols]
 
 
 def _augmented(

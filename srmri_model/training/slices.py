@@ -98,10 +98,16 @@ class VolumeSlices:
         The volumes.
     planes : sequence of str
         Planes to slice them in.
+    neighbours : int
+        Slices on either side that come with every slice that has them.
     """
 
-    def __init__(self, volumes: Sequence[CachedVolume], planes: Sequence[Plane]) -> None:
+    def __init__(
+        self, volumes: Sequence[CachedVolume], planes: Sequence[Plane], *, neighbours: int = 0
+    ) -> None:
         self.volumes = tuple(volumes)
+        self.planes = tuple(planes)
+        self.neighbours = neighbours
         self._frames = {
             (n, plane): stack_frame(np.array(volume.affine), volume.shape, plane)
             for n, volume in enumerate(self.volumes)
@@ -133,8 +139,9 @@ class VolumeSlices:
         volume, frame = self.volumes[n], self._frames[n, plane]
         if n not in self._maps:
             self._maps[n] = np.load(volume.path, mmap_mode="r")
-        return SliceItem(
-            image=np.ascontiguousarray(frame.view(self._maps[n])[number]),
+        stack = frame.view(self._maps[n])
+        item = SliceItem(
+            image=np.ascontiguousarray(stack[number]),
             subject=volume.subject,
             volume=volume.name,
             plane=plane,
@@ -142,6 +149,56 @@ class VolumeSlices:
             intensity=volume.intensity,
             spacing=frame.spacing[1:],
         )
+        around = neighbour_offsets(self.neighbours)
+        if around and self.neighbours <= number < len(stack) - self.neighbours:
+            item["neighbours"] = np.stack([stack[number + offset] for offset in around])
+        return item
+
+
+def neighbour_offsets(neighbours: int) -> list[int]:
+    """Return where the neighbours of a slice lie, in the order a network is shown them.
+
+    Parameters
+    ----------
+    neighbours : int
+        How many on either side.
+
+    Returns
+    -------
+    list of int
+        Slice numbers relative to the slice.
+
+    Examples
+    --------
+    >>> neighbour_offsets(2)
+    [-2, -1, 1, 2]
+    """
+    return [offset for offset in range(-neighbours, neighbours + 1) if offset]
+
+
+def with_neighbours(item: SliceItem, neighbours: int) -> NDArray[np.float32]:
+    """Return a slice as a network that knows neighbours is shown it.
+
+    Parameters
+    ----------
+    item : SliceItem
+        The slice.
+    neighbours : int
+        How many on either side.
+
+    Returns
+    -------
+    (1 + 2 neighbours, row, col) ndarray
+        The slice, then its neighbours, or zeros where it lacks them. Without neighbours
+        (row, col): the slice.
+    """
+    image = item["image"]
+    if not neighbours:
+        return image
+    around = item.get("neighbours")
+    if around is None:
+        around = np.zeros((2 * neighbours, *image.shape), image.dtype)
+    return np.concatenate([image[None], around])
 
 
 def cache_volumes(
@@ -368,6 +425,57 @@ class Subset(Generic[Item]):
 
     def __getitem__(self, index: int, /) -> Item:
         return self.slices[self.indices[index]]
+
+
+def showing(slices: Slices, neighbours: int) -> Slices:
+    """Have every slice come with its neighbours.
+
+    Parameters
+    ----------
+    slices : Slices
+        Slices.
+    neighbours : int
+        How many on either side.
+
+    Returns
+    -------
+    Slices
+        The same slices, with `SliceItem.neighbours` where they have them.
+
+    Raises
+    ------
+    UsageError
+        If they are of a dataset, whose slices stand alone.
+    """
+    if isinstance(slices, Subset):
+        return Subset(showing(slices.slices, neighbours), slices.indices)
+    if isinstance(slices, VolumeSlices):
+        return VolumeSlices(slices.volumes, slices.planes, neighbours=neighbours)
+    raise UsageError(
+        "the network looks at neighbouring slices, and a dataset has single ones",
+        hint="train on the HR volumes, or with --neighbours 0",
+    )
+
+
+def held_out_volumes(slices: Slices) -> list[CachedVolume]:
+    """Return the volumes that slices were cut from.
+
+    Parameters
+    ----------
+    slices : Slices
+        Slices of some subjects.
+
+    Returns
+    -------
+    list of CachedVolume
+        Those of these subjects; none of a dataset.
+    """
+    subjects = set(slices.subjects)
+    while isinstance(slices, Subset):
+        slices = slices.slices
+    if not isinstance(slices, VolumeSlices):
+        return []
+    return [volume for volume in slices.volumes if volume.subject in subjects]
 
 
 class Concatenation(Generic[Item]):

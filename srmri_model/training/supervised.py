@@ -813,6 +813,17 @@ class SupervisedTask:
             },
         }
 
+    def complete(self, model: Path, progress: Progress) -> None:
+        """Add nothing: everything was measured by the validation.
+
+        Parameters
+        ----------
+        model : Path
+            The product.
+        progress : callable
+            Not called.
+        """
+
     def restored(self, document: dict[str, Any]) -> Quality:
         """Read what a state has kept.
 

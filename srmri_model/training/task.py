@@ -75,6 +75,9 @@ class Task(Protocol[Config, Found, Part]):
     def metadata(self, found: Found, network: nn.Module, /) -> dict[str, Any]:
         """Return what the product says of itself."""
 
+    def complete(self, model: Path, progress: Progress, /) -> None:
+        """Add to the product what is measured once, at the end."""
+
     def restored(self, document: dict[str, Any]) -> Found:
         """Read what `Judgement.to_json` gave."""
 

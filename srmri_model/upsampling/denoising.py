@@ -9,7 +9,8 @@ from torch import Tensor
 
 from srmri_data.slices import StackFrame
 from srmri_model.samplers import Denoises
-from srmri_model.types import Images, ImagesOrVolumes, Planes, Sigmas
+from srmri_model.training.slices import neighbour_offsets
+from srmri_model.types import Images, ImagesOrVolumes, ImagesShown, Planes, Sigmas
 from srmri_model.upsampling.workers import ALONE, Stopped, Workers
 
 Evaluation = Callable[[], Images]
@@ -44,13 +45,15 @@ class Tiled:
         self.tile = tile
         self.overlap = tile // 4 if overlap is None else overlap
 
-    def __call__(self, x: Images, sigma: Sigmas | float, plane: Planes | None = None) -> Images:
+    def __call__(
+        self, x: ImagesShown, sigma: Sigmas | float, plane: Planes | None = None
+    ) -> Images:
         """Denoise.
 
         Parameters
         ----------
-        x : (B, 1, rows, cols) Tensor
-            Noisy images.
+        x : (B, C, rows, cols) Tensor
+            Noisy images, and their neighbours as further channels.
         sigma : (B,) Tensor or float
             Standard deviation of their noise.
         plane : (B,) Tensor, optional
@@ -66,7 +69,7 @@ class Tiled:
             return self.denoiser(x, sigma, plane)
         height, width = (min(n, self.tile) for n in x.shape[-2:])
         down, across = _ramps(height, self.overlap, x), _ramps(width, self.overlap, x)
-        total, weight = torch.zeros_like(x), torch.zeros_like(x[:1, :1])
+        total, weight = torch.zeros_like(x[:, :1]), torch.zeros_like(x[:1, :1])
         for top in rows:
             for left in cols:
                 box = (..., slice(top, top + height), slice(left, left + width))
@@ -124,6 +127,8 @@ class OnSlices:
         Plane label of the network.
     at_once : int
         Images it is given at a time.
+    neighbours : int
+        Slices on either side it is shown with each; the slices have to be a whole stack then.
     workers : Workers
         Compute several such batches side by side.
     """
@@ -135,6 +140,7 @@ class OnSlices:
         *,
         label: int | None = None,
         at_once: int = 1,
+        neighbours: int = 0,
         workers: Workers = ALONE,
     ) -> None:
         self.denoiser = denoiser
@@ -147,6 +153,8 @@ class OnSlices:
             for dim, axis in ((-2, self.axes[1]), (-1, self.axes[2]))
             if frame.to_voxel[axis, :3].sum() < 0
         ]
+        offsets = neighbour_offsets(neighbours)
+        self._around = offsets if frame.to_voxel[self.axes[0], :3].sum() > 0 else offsets[::-1]
 
     def __call__(self, x: Images, sigma: Sigmas | float, plane: Planes | None = None) -> Images:
         """Denoise.
@@ -168,7 +176,7 @@ class OnSlices:
         x = x.flip(self._flips)
 
         def denoise(first: int, _stopped: Stopped = lambda: False) -> Images:
-            part, label = x[first : first + self.at_once], None
+            part, label = self._shown(x, range(first, min(first + self.at_once, len(x)))), None
             if self.label is not None:
                 label = torch.full((len(part),), self.label, device=x.device)
             return self.denoiser(part.contiguous(), sigma, label)
@@ -178,6 +186,18 @@ class OnSlices:
             return denoise(0).flip(self._flips)
         parts = dict(self.workers.each(denoise, range(0, len(x), self.at_once)))
         return torch.cat([parts[first] for first in sorted(parts)]).flip(self._flips)
+
+    def _shown(self, stack: Images, numbers: range) -> Tensor:
+        """Take slices, with their neighbours where they have them all."""
+        part = stack[numbers.start : numbers.stop]
+        if not self._around:
+            return part
+        around = part.new_zeros(len(part), len(self._around), *part.shape[2:])
+        reach = max(self._around)
+        for place, number in enumerate(numbers):
+            if reach <= number < len(stack) - reach:
+                around[place] = stack[[number + offset for offset in self._around], 0]
+        return torch.cat([part, around], dim=1)
 
 
 def stack_axes(frame: StackFrame) -> tuple[int, int, int]:

@@ -131,8 +131,13 @@ class Drawing:
         mask = torch.from_numpy(np.ascontiguousarray(images))[:, None].to(self.device)
         return two_valued(self.variance, self.background, mask)
 
-    def on_planes(self) -> list[OnSlices]:
+    def on_planes(self, *, whole: bool = False) -> list[OnSlices]:
         """Put the network on the slices of each plane.
+
+        Parameters
+        ----------
+        whole : bool
+            Slices are given as whole stacks, so the network may be shown their neighbours.
 
         Returns
         -------
@@ -145,6 +150,7 @@ class Drawing:
                 frame,
                 label=ANATOMICAL.index(frame.plane) if self.labels else None,
                 at_once=self.at_once,
+                neighbours=self.plan.network.neighbours if whole else 0,
                 workers=self.workers,
             )
             for frame in self.plan.frames
@@ -282,7 +288,7 @@ def _draw_whole(
 
         drawn, trace = sample(
             config.sampler,
-            InTurn(drawing.on_planes(), recall),
+            InTurn(drawing.on_planes(whole=True), recall),
             torch.from_numpy(np.ascontiguousarray(low))[None, None].to(drawing.device),
             drawing.operator(),
             sigma_y=drawing.sigma_y,
@@ -396,7 +402,8 @@ def prepare(
     found: Denoises = denoiser or load_denoiser(
         plan.weights, str(device), bf16=config.precision == "bf16"
     )
-    table, background = noise_table(plan.metadata), background_table(plan.metadata)
+    table = noise_table(plan.metadata, config.planes)
+    background = background_table(plan.metadata, config.planes)
     memory = _memory(plan, device)
     warnings = []
     if memory["tile"]:

@@ -450,13 +450,17 @@ def _check_network(plan: UpsamplePlan) -> None:
         )
 
 
-def noise_table(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+def noise_table(
+    metadata: Mapping[str, Any], planes: SlicePlanes = "single"
+) -> tuple[tuple[float, ...], ...] | None:
     """Return how far denoised images are from the truth in the foreground, v(σ).
 
     Parameters
     ----------
     metadata : mapping
         Of a checkpoint.
+    planes : {"single", "3"}
+        Of slices, or of whole volumes; where only the former is known, that.
 
     Returns
     -------
@@ -464,24 +468,33 @@ def noise_table(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | 
         Noise levels, variance per pixel and, where it was measured, the variance as a
         measurement sees it; None where there are fewer than two levels.
     """
-    table = metadata.get("noise_table") or {}
+    table = _table(metadata, planes)
     return _columns(table, "sigmas", "foreground", *(["seen"] if table.get("seen") else []))
 
 
-def background_table(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+def background_table(
+    metadata: Mapping[str, Any], planes: SlicePlanes = "single"
+) -> tuple[tuple[float, ...], ...] | None:
     """Return how far denoised images are from the truth around the animal, v(σ).
 
     Parameters
     ----------
     metadata : mapping
         Of a checkpoint.
+    planes : {"single", "3"}
+        As in `noise_table`.
 
     Returns
     -------
     tuple of tuple of float, or None
         Noise levels and variance per pixel; None where it was not measured.
     """
-    return _columns(metadata.get("noise_table") or {}, "sigmas", "background")
+    return _columns(_table(metadata, planes), "sigmas", "background")
+
+
+def _table(metadata: Mapping[str, Any], planes: SlicePlanes) -> Mapping[str, Any]:
+    name = "volume_table" if planes == "3" and metadata.get("volume_table") else "noise_table"
+    return metadata.get(name) or {}
 
 
 def _columns(table: Mapping[str, Any], *names: str) -> tuple[tuple[float, ...], ...] | None:

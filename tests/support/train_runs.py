@@ -30,6 +30,7 @@ def shrink(set_attribute: SetAttribute, set_item: SetItem, *, draw: bool = False
     )  # fmt: skip
     set_item(PRESETS, "tiny", small)
     set_attribute(srmri_model.train, "LEVELS", 4)
+    set_attribute(srmri_model.train, "VOLUME_LEVELS", 2)
     if not draw:
         set_attribute(page, "write_page", lambda *_args, **_settings: None)
 

@@ -17,7 +17,7 @@ import torch
 from srmri_model.checkpoints import load_checkpoint, save_checkpoint
 from srmri_model.networks import Denoiser, build_network
 from srmri_model.training.domain import describe_slices, training_residuals
-from srmri_model.training.slices import held_out_volumes, open_data
+from srmri_model.training.slices import volumes_of, open_data
 from srmri_model.training.validation import (
     LEVELS,
     VOLUME_LEVELS,
@@ -50,7 +50,7 @@ def main() -> None:
     table = measure(denoiser, data.validation, levels_of(shape, LEVELS), count=options.slices)
     planes = checkpoint.metadata["planes"]
     whole = measure_volumes(
-        denoiser, held_out_volumes(data.validation), planes, levels_of(shape, VOLUME_LEVELS)
+        denoiser, volumes_of(data.validation), planes, levels_of(shape, VOLUME_LEVELS)
     )
     residual = training_residuals(
         denoiser,

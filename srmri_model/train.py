@@ -49,7 +49,7 @@ from srmri_model.training.slices import (
     Progress,
     Slices,
     TrainingData,
-    held_out_volumes,
+    volumes_of,
     open_data,
     plane_index,
     showing,
@@ -328,9 +328,13 @@ class ScoreTask:
         Returns
         -------
         NetworkConfig
-            See `TrainConfig.network_shape`.
+            See `TrainConfig.network_shape`; without neighbours where nobody asked for them and the
+            data are single slices.
         """
-        return self.config.network_shape(start)
+        shape = self.config.network_shape(start)
+        if self.config.neighbours is None and not volumes_of(self.data.train):
+            shape = replace(shape, neighbours=0)
+        return shape
 
     def prepare(
         self,
@@ -505,7 +509,7 @@ class ScoreTask:
         progress : callable
             Called as ``progress(stage, done, total)``.
         """
-        volumes = held_out_volumes(self.data.validation)
+        volumes = volumes_of(self.data.validation)
         checkpoint = load_checkpoint(model)
         if len(self.config.planes) == 1 or not volumes or "volume_table" in checkpoint.metadata:
             return

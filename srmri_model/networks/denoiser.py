@@ -49,7 +49,9 @@ class Denoiser:
         self.bf16 = bf16
         self._call = torch.compile(network, dynamic=False) if compiled else network
 
-    def __call__(self, x: ImagesShown, sigma: Sigmas | float, plane: Planes | None = None) -> Images:
+    def __call__(
+        self, x: ImagesShown, sigma: Sigmas | float, plane: Planes | None = None
+    ) -> Images:
         """Denoise.
 
         Parameters

@@ -457,7 +457,7 @@ def showing(slices: Slices, neighbours: int) -> Slices:
     )
 
 
-def held_out_volumes(slices: Slices) -> list[CachedVolume]:
+def volumes_of(slices: Slices) -> list[CachedVolume]:
     """Return the volumes that slices were cut from.
 
     Parameters

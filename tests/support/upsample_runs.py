@@ -27,9 +27,10 @@ SIGMAS = tuple(0.01 * 2.0**n for n in range(9))
 LPS = np.array([[-0.1, 0, 0, 3.0], [0, -0.12, 0, 4.0], [0, 0, 0.15, -2.0], [0, 0, 0, 1]])
 
 
-def write_checkpoint(path: Path, **metadata: Any) -> Path:
+def write_checkpoint(path: Path, *, neighbours: int = 0, **metadata: Any) -> Path:
     """Write a network of a few hundred weights that does something to every pixel."""
-    network = build_network(NETWORK, seed=3)
+    config = replace(NETWORK, neighbours=neighbours)
+    network = build_network(config, seed=3)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in network.parameters():
@@ -39,7 +40,7 @@ def write_checkpoint(path: Path, **metadata: Any) -> Path:
         "background": [1e-4] * len(SIGMAS), "n_slices": 1,
     }  # fmt: skip
     known = {"kind": "score", "planes": ["coronal"], "noise_table": table, **metadata}
-    save_checkpoint(path, Checkpoint(NETWORK, network.state_dict(), metadata=known))
+    save_checkpoint(path, Checkpoint(config, network.state_dict(), metadata=known))
     return path
 
 

@@ -20,7 +20,7 @@ from srmri_model.training.order import ALONE, draw
 from srmri_model.training.slices import (
     VolumeSlices,
     cache_volumes,
-    held_out_volumes,
+    volumes_of,
     open_data,
     showing,
     with_neighbours,
@@ -99,7 +99,7 @@ def test_single_slices_of_a_dataset_have_no_neighbours(dataset, tmp_path):
     data = open_data([str(dataset)], ["coronal"], tmp_path)
     with pytest.raises(UsageError, match="has single ones"):
         showing(data.train, 1)
-    assert held_out_volumes(data.validation) == []
+    assert volumes_of(data.validation) == []
 
 
 def test_a_slice_is_cropped_and_flipped_with_its_neighbours():
@@ -206,11 +206,11 @@ def test_errors_that_slices_share_are_seen_larger(filled):
 
 @pytest.mark.usefixtures("small_network")
 def test_a_run_with_neighbours_is_resumed_and_knows_its_volumes(phantoms, tmp_path):
-    settings = {"plane": "all", "neighbours": 1, "decay": "none"}
-    train_runs.train(phantoms, tmp_path / "a", steps=4, **settings)
-    train_runs.train(phantoms, tmp_path / "a", steps=8, resume=True, **settings)
-    train_runs.train(phantoms, tmp_path / "b", steps=8, **settings)
-    one, other = (load_checkpoint(tmp_path / n / "states/step-000000008.safetensors") for n in "ab")
+    settings = {"plane": "all", "neighbours": 1, "decay": "none", "validate_every": 4}
+    train_runs.train(phantoms, tmp_path / "a", steps=2, **settings)
+    train_runs.train(phantoms, tmp_path / "a", steps=4, resume=True, **settings)
+    train_runs.train(phantoms, tmp_path / "b", steps=4, **settings)
+    one, other = (load_checkpoint(tmp_path / n / "states/step-000000004.safetensors") for n in "ab")
     assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in other.tensors)
     model = load_checkpoint(tmp_path / "b" / "model.safetensors")
     assert model.network.neighbours == 1
@@ -225,6 +225,18 @@ def test_a_run_with_neighbours_is_resumed_and_knows_its_volumes(phantoms, tmp_pa
     )
     assert list(alone.foreground) == pytest.approx(model.metadata["noise_table"]["foreground"])
     assert beside.foreground != alone.foreground
+
+
+@pytest.mark.usefixtures("small_network")
+def test_single_slices_go_on_without_neighbours_unless_these_are_asked_for(
+    phantoms, dataset, tmp_path
+):
+    train_runs.train(phantoms, tmp_path / "a", steps=2, neighbours=1)
+    start = tmp_path / "a" / "model.safetensors"
+    train_runs.train(dataset, tmp_path / "b", steps=2, init=start)
+    assert load_checkpoint(tmp_path / "b" / "model.safetensors").network.neighbours == 0
+    with pytest.raises(UsageError, match="single ones"):
+        train_runs.train(dataset, tmp_path / "c", steps=2, init=start, neighbours=1)
 
 
 @pytest.mark.usefixtures("small_network")

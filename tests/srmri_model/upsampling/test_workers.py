@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
-from upsample_runs import ball, plan, scan
+from upsample_runs import ball, plan, scan, write_checkpoint
 
+from srmri_model.checkpoints import load_checkpoint, save_checkpoint
 from srmri_model.upsample import run_upsample
 from srmri_model.upsampling import workers as sut
 from srmri_model.upsampling.workers import Workers, workers_for
@@ -47,6 +49,31 @@ def test_side_by_side_gives_the_bits_of_one_after_the_other(
         volumes[count] = one.paths["volume"].read_bytes()
     assert volumes[1] == volumes[3]
     assert torch.get_num_threads() == 3
+
+
+def test_neighbours_are_shown_along_three_axes_only(three_threads, monkeypatch, tmp_path):
+    """Zeros in their place: the same slices, another volume; side by side changes nothing."""
+    knows = write_checkpoint(tmp_path / "knows.safetensors", neighbours=1)
+    checkpoint = load_checkpoint(knows)
+    kernel = checkpoint.tensors["conv_in.weight"].clone()
+    kernel[:, 1:] = 0
+    blind = tmp_path / "blind.safetensors"
+    tensors = {**checkpoint.tensors, "conv_in.weight": kernel}
+    save_checkpoint(blind, replace(checkpoint, tensors=tensors))
+    monkeypatch.setattr("srmri_model.upsample.write_page", lambda *_arguments: None)
+    low, drawn = scan(tmp_path / "lr.nii.gz", ball((8, 5, 7))), {}
+    for planes in ("single", "3"):
+        for count, model in ((1, knows), (3, knows), (1, blind)):
+            monkeypatch.setattr(
+                "srmri_model.upsampling.draw.workers_for", lambda *_, count=count: Workers(count, 1)
+            )
+            name = f"{planes}-{count}-{model.stem}"
+            one = plan(low, tmp_path / name / "sr", model, planes=planes)
+            run_upsample(one)
+            drawn[planes, count, model.stem] = one.paths["volume"].read_bytes()
+        assert drawn[planes, 1, "knows"] == drawn[planes, 3, "knows"]
+    assert drawn["single", 1, "knows"] == drawn["single", 1, "blind"]
+    assert drawn["3", 1, "knows"] != drawn["3", 1, "blind"]
 
 
 def test_bits_of_slices_do_not_depend_on_the_threads_there_are(made, three_threads):

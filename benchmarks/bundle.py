@@ -17,7 +17,7 @@ import torch
 from srmri_model.checkpoints import load_checkpoint, save_checkpoint
 from srmri_model.networks import Denoiser, build_network
 from srmri_model.training.domain import describe_slices, training_residuals
-from srmri_model.training.slices import volumes_of, open_data
+from srmri_model.training.slices import open_data, volumes_of
 from srmri_model.training.validation import (
     LEVELS,
     VOLUME_LEVELS,

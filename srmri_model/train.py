@@ -49,10 +49,10 @@ from srmri_model.training.slices import (
     Progress,
     Slices,
     TrainingData,
-    volumes_of,
     open_data,
     plane_index,
     showing,
+    volumes_of,
     with_neighbours,
 )
 from srmri_model.training.states import StateFolder

@@ -20,9 +20,9 @@ from srmri_model.training.order import ALONE, draw
 from srmri_model.training.slices import (
     VolumeSlices,
     cache_volumes,
-    volumes_of,
     open_data,
     showing,
+    volumes_of,
     with_neighbours,
 )
 from srmri_model.training.validation import measure, measure_volumes

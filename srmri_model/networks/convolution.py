@@ -2,7 +2,11 @@
 
 With channels last the library computes the gradients of weights and of group normalisation at a
 fraction of the rate of its other passes. Here the one is nine matrix products over shifted pixels,
-the other sums over pixels.
+the other sums over pixels. Wide convolutions take Winograd's short cut [1]_.
+
+References
+----------
+.. [1] A. Lavin, S. Gray, Fast algorithms for convolutional neural networks, CVPR 2016: F(2×2, 3×3).
 """
 
 from __future__ import annotations
@@ -18,6 +22,12 @@ from srmri_model.types import Features
 
 EPS = 1e-6
 """Added to the variance by every group normalisation."""
+
+_WIDE, _LARGE = 256, 2048
+"""Channels and pixels from which `_winograd` is quicker."""
+
+_TILES = 336
+"""Tiles at once: their 16 values in 256 channels take 5 MB."""
 
 _WORTHWHILE = 512
 """Pixels from which our gradient of the normalisation beats the library's."""
@@ -47,9 +57,69 @@ def conv3x3(images: Features, weight: Tensor, bias: Tensor) -> Features:
 
 
 def _conv3x3(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if _is_wide(images, len(weight)):
+        return _winograd(images, weight) + bias[:, :, None, None]
     if len(images) == 1:
         return F.conv2d(images, weight, bias[0], padding=1)
     return F.conv2d(images, weight, padding=1).add_(bias[:, :, None, None])
+
+
+def _is_wide(images: Tensor, features: int) -> bool:
+    """Whether fewer multiplications outweigh the additions around them, and nothing is recorded."""
+    _, channels, rows, cols = images.shape
+    wide = min(channels, features) >= _WIDE and rows * cols >= _LARGE
+    return wide and not torch.is_grad_enabled() and _is_plain_cpu(images)
+
+
+def _winograd(images: Tensor, weight: Tensor) -> Tensor:
+    """Convolve with a 3×3 kernel by 16 matrix products over tiles of 2×2 pixels of the result.
+
+    That takes 16 multiplications for 4 pixels instead of 36. Tiles are done some rows at a time, so
+    that what lies between the products stays in the cache.
+    """
+    (batch, channels, rows, cols), features = images.shape, len(weight)
+    down, across = -(-rows // 2), -(-cols // 2)
+    transform = weight.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    kernels = torch.einsum("ia,jb,dcab->ijcd", transform, transform, weight)
+    kernels = kernels.reshape(16, channels, features)
+    margins = (0, 0, 1, 1 + 2 * across - cols, 1, 1 + 2 * down - rows)
+    pixels = F.pad(images.permute(0, 2, 3, 1), margins)
+    result = images.new_empty(batch, down, 2, across, 2, features)
+    at_once = -(-down // -(-down * across // _TILES))
+    by_row = images.new_empty(4, at_once, pixels.shape[2], channels)
+    tiles = images.new_empty(4, 4, at_once, across, channels)
+    products = images.new_empty(4, 4, at_once, across, features)
+    by_col = images.new_empty(2, 4, at_once, across, features)
+    spare = images.new_empty(4, at_once, across, features)
+    for image in range(batch):
+        for start in range(0, down, at_once):
+            # All strips have one size, so that their memory is used again; the last may overlap.
+            first = min(start, down - at_once)
+            _to_tiles(pixels[image, 2 * first : 2 * (first + at_once) + 2], by_row)
+            _to_tiles(by_row.transpose(0, 2), tiles.permute(1, 3, 2, 0, 4))
+            torch.bmm(tiles.view(16, -1, channels), kernels, out=products.view(16, -1, features))
+            _from_tiles(products.transpose(0, 1), by_col, spare)
+            part = result[image, first : first + at_once].permute(1, 3, 0, 2, 4)
+            _from_tiles(by_col.transpose(0, 1), part, spare[:2])
+    made = result.view(batch, 2 * down, 2 * across, features)[:, :rows, :cols]
+    return made.permute(0, 3, 1, 2)
+
+
+def _to_tiles(pixels: Tensor, out: Tensor) -> None:
+    """Transform overlapping runs of four, two apart, along the first axis."""
+    end = 2 * out.shape[1]
+    a, b, c, d = (pixels[first : end + first : 2] for first in range(4))
+    torch.sub(a, c, out=out[0])
+    torch.add(b, c, out=out[1])
+    torch.sub(c, b, out=out[2])
+    torch.sub(b, d, out=out[3])
+
+
+def _from_tiles(terms: Tensor, out: Tensor, spare: Tensor) -> None:
+    """Bring the four terms of a transformed axis, the first, back to two pixels."""
+    a, b, c, d = terms
+    torch.add(a, torch.add(b, c, out=spare), out=out[0])
+    torch.sub(torch.sub(b, c, out=spare), d, out=out[1])
 
 
 def _is_plain_cpu(images: Tensor) -> bool:

@@ -58,6 +58,7 @@ def conv3x3(images: Features, weight: Tensor, bias: Tensor) -> Features:
 
 def _conv3x3(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if _is_wide(images, len(weight)):
+        # A new tensor: what autograd is given may be no view, as the short cut's result is.
         return _winograd(images, weight) + bias[:, :, None, None]
     if len(images) == 1:
         return F.conv2d(images, weight, bias[0], padding=1)
@@ -167,8 +168,10 @@ class _Conv3x3(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # The adjoint is a convolution with the kernel turned by 180 degrees.
             turned = weight.flip(2, 3).transpose(0, 1)
-            for_images = F.conv2d(
-                gradient, turned.contiguous(memory_format=torch.channels_last), padding=1
+            turned = turned.contiguous(memory_format=torch.channels_last)
+            wide = _is_wide(gradient, len(turned))
+            for_images = (
+                _winograd(gradient, turned) if wide else F.conv2d(gradient, turned, padding=1)
             )
         return for_images, _weight_gradient(images, gradient), gradient.sum(dim=(2, 3))
 

@@ -13,6 +13,8 @@ from upsample_runs import ball, plan, scan, write_checkpoint
 from srmri_model.checkpoints import load_checkpoint, save_checkpoint
 from srmri_model.upsample import run_upsample
 from srmri_model.upsampling import workers as sut
+from srmri_model.upsampling.draw import prepare, sampler_settings
+from srmri_model.upsampling.plan import noise_table
 from srmri_model.upsampling.workers import Workers, workers_for
 
 
@@ -74,6 +76,26 @@ def test_neighbours_are_shown_along_three_axes_only(three_threads, monkeypatch, 
         assert drawn[planes, 1, "knows"] == drawn[planes, 3, "knows"]
     assert drawn["single", 1, "knows"] == drawn["single", 1, "blind"]
     assert drawn["3", 1, "knows"] != drawn["3", 1, "blind"]
+
+
+def test_volumes_have_a_variance_and_a_first_level_of_their_own(three_threads, tmp_path):
+    table = {
+        "sigmas": [0.01, 1.0], "foreground": [1e-4, 0.01], "seen": [2e-4, 0.05],
+        "background": [1e-5, 1e-3], "n_slices": 3,
+    }  # fmt: skip
+    model = write_checkpoint(tmp_path / "m.safetensors", volume_table=table)
+    low = scan(tmp_path / "lr.nii.gz", ball((8, 5, 7)))
+    found = {}
+    for planes in ("single", "3"):
+        made = plan(low, tmp_path / planes / "sr", model, planes=planes)
+        drawing, _, _ = prepare(made, sigma_y=0.03)
+        found[planes] = (drawing.variance(1.0).seen, drawing.background.pixel_at(1.0))
+        assert drawing.settings.sigma_max == {"single": 0.5, "3": 0.3}[planes]
+    assert found["3"] == pytest.approx((0.05, 1e-3))
+    assert found["single"] != pytest.approx(found["3"])
+    assert noise_table({"noise_table": table}, "3") == noise_table({"noise_table": table})
+    told = plan(low, tmp_path / "sr", model, planes="3", settings={"sigma_max": "1.5"})
+    assert sampler_settings(told).sigma_max == 1.5
 
 
 def test_bits_of_slices_do_not_depend_on_the_threads_there_are(made, three_threads):

@@ -134,6 +134,7 @@ def run_upsample(
             "factors": list(plan.factors),
             "planes": plan.config.planes,
             "plane": plan.config.plane if plan.config.planes == "single" else list(ANATOMICAL),
+            "neighbours": plan.network.neighbours if plan.config.planes == "3" else 0,
             "samples": plan.config.samples,
             "estimate": plan.config.estimate,
             "opposite_pairs": plan.config.samples > 1,

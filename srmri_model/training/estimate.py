@@ -235,7 +235,7 @@ def activation_bytes(shape: NetworkConfig, batch: int, rows: int, cols: int) -> 
     rows, cols = (-(-size // shape.stride) * shape.stride for size in (rows, cols))
     with torch.device("meta"):
         network = NCSNpp(shape)
-        images = torch.zeros(batch, shape.in_channels, rows, cols)
+        images = torch.zeros(batch, shape.channels_shown, rows, cols)
         plane = torch.zeros(batch, dtype=torch.int64) if shape.n_planes else None
         return kept_bytes(network, images, torch.ones(batch), plane)
 

@@ -71,7 +71,8 @@ def test_neighbours_are_shown_along_three_axes_only(three_threads, monkeypatch, 
             )
             name = f"{planes}-{count}-{model.stem}"
             one = plan(low, tmp_path / name / "sr", model, planes=planes)
-            run_upsample(one)
+            shown = run_upsample(one)["neighbours"]
+            assert shown == (planes == "3")
             drawn[planes, count, model.stem] = one.paths["volume"].read_bytes()
         assert drawn[planes, 1, "knows"] == drawn[planes, 3, "knows"]
     assert drawn["single", 1, "knows"] == drawn["single", 1, "blind"]

@@ -20,7 +20,6 @@ from srmri_model.operators import SeparableOperator, make_operator
 from srmri_model.samplers import (
     SAMPLERS,
     Denoises,
-    Fast,
     ImageNoise,
     Settings,
     Trace,
@@ -49,10 +48,6 @@ from srmri_model.upsampling.trust import Mask, Voxels
 from srmri_model.upsampling.workers import ALONE, Stopped, Workers, workers_for
 
 Progress = Callable[[str, int, int], None]
-
-VOLUME_SIGMA_MAX = 0.3
-"""First level of `fast` along three axes: each plane has a third of the evaluations, and they are
-better spent below it (docs/decisions/0024-volumes-look-at-neighbours.md)."""
 
 _CHECKED_SLICES = 8
 _NETWORK_MARGIN = 1.6
@@ -342,8 +337,6 @@ def sampler_settings(plan: UpsamplePlan) -> Settings:
         If it has no such setting, or a value is none of its.
     """
     defaults = SAMPLERS[plan.config.sampler].settings
-    if isinstance(defaults, Fast) and plan.config.planes == "3":
-        defaults = replace(defaults, sigma_max=VOLUME_SIGMA_MAX)
     names = [f.name for f in fields(defaults) if f.name != "steps"]
     given: dict[str, Any] = {}
     for name, text in plan.config.settings.items():

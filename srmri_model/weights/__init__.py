@@ -9,7 +9,7 @@ from srmri_data.safe_io import sha256_file
 
 NAME = "mouse-t2w"
 """What it knows: brains of mice, T2-weighted, at 0.15 mm."""
-SHA256 = "c67e121d86eb88181b54ddcde896deb8eac7eb282c2e487d34c8fbc9654bac16"
+SHA256 = "159e3a5d09db7d0706ebc345b709592719a1f1541a084b44f9f6a7cc48dcecfd"
 """Of its file."""
 FOLDER = Path(__file__).resolve().parent
 

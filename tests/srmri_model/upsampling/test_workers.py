@@ -13,7 +13,7 @@ from upsample_runs import ball, plan, scan, write_checkpoint
 from srmri_model.checkpoints import load_checkpoint, save_checkpoint
 from srmri_model.upsample import run_upsample
 from srmri_model.upsampling import workers as sut
-from srmri_model.upsampling.draw import prepare, sampler_settings
+from srmri_model.upsampling.draw import prepare
 from srmri_model.upsampling.plan import noise_table
 from srmri_model.upsampling.workers import Workers, workers_for
 
@@ -79,7 +79,7 @@ def test_neighbours_are_shown_along_three_axes_only(three_threads, monkeypatch, 
     assert drawn["3", 1, "knows"] != drawn["3", 1, "blind"]
 
 
-def test_volumes_have_a_variance_and_a_first_level_of_their_own(three_threads, tmp_path):
+def test_volumes_have_a_variance_of_their_own(three_threads, tmp_path):
     table = {
         "sigmas": [0.01, 1.0], "foreground": [1e-4, 0.01], "seen": [2e-4, 0.05],
         "background": [1e-5, 1e-3], "n_slices": 3,
@@ -91,12 +91,12 @@ def test_volumes_have_a_variance_and_a_first_level_of_their_own(three_threads, t
         made = plan(low, tmp_path / planes / "sr", model, planes=planes)
         drawing, _, _ = prepare(made, sigma_y=0.03)
         found[planes] = (drawing.variance(1.0).seen, drawing.background.pixel_at(1.0))
-        assert drawing.settings.sigma_max == {"single": 0.5, "3": 0.3}[planes]
     assert found["3"] == pytest.approx((0.05, 1e-3))
     assert found["single"] != pytest.approx(found["3"])
+    scaled = noise_table({"volume_table": {**table, "seen_scale": 1.5}}, "3")
+    assert scaled[2] == pytest.approx((3e-4, 0.075))
+    assert scaled[:2] == noise_table({"volume_table": table}, "3")[:2]
     assert noise_table({"noise_table": table}, "3") == noise_table({"noise_table": table})
-    told = plan(low, tmp_path / "sr", model, planes="3", settings={"sigma_max": "1.5"})
-    assert sampler_settings(told).sigma_max == 1.5
 
 
 def test_bits_of_slices_do_not_depend_on_the_threads_there_are(made, three_threads):

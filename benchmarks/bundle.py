@@ -3,8 +3,7 @@
 ``python -m benchmarks.bundle --model RUN/model.safetensors --data FOLDER --split splits.json
 --out srmri_model/weights/mouse-t2w.safetensors [--std-scale S] [--seen-scale S]`` measures again
 what the samplers need to know, on more held-out slices than training looks at and on whole volumes,
-and keeps it with the weights. The
-training itself is ``srmri train`` with the options in ``docs/training.md``.
+and keeps it with the weights. The training itself is ``srmri train``, see ``MODEL_CARD.md``.
 """
 
 from __future__ import annotations

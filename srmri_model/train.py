@@ -27,7 +27,13 @@ from torch import Tensor, nn
 from srmri_data.dataset import SliceItem
 from srmri_data.errors import TrainingError, UsageError
 from srmri_data.safe_io import sha256_file, sweep_temporaries, write_json
-from srmri_model.checkpoints import SCORE, Checkpoint, load_checkpoint, save_checkpoint
+from srmri_model.checkpoints import (
+    SCORE,
+    Checkpoint,
+    load_checkpoint,
+    load_denoiser,
+    save_checkpoint,
+)
 from srmri_model.networks import (
     Denoiser,
     NCSNpp,
@@ -513,10 +519,8 @@ class ScoreTask:
         checkpoint = load_checkpoint(model)
         if len(self.config.planes) == 1 or not volumes or "volume_table" in checkpoint.metadata:
             return
-        network = build_network(checkpoint.network).to(local_device(self.config.device))
-        network.load_state_dict(checkpoint.tensors)
         found = measure_volumes(
-            Denoiser(network, checkpoint.network),
+            load_denoiser(model, str(local_device(self.config.device))),
             volumes[:1],
             self.config.planes,
             levels_of(checkpoint.network, VOLUME_LEVELS),

@@ -63,7 +63,7 @@ def test_the_short_cut_of_wide_layers_is_the_librarys_convolution(batch, size, t
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_the_short_cut_is_as_exact_as_the_library():
+def test_the_short_cut_is_exact_to_single_precision():
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, 256, 48, 44, generator=generator)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -72,7 +72,7 @@ def test_the_short_cut_is_as_exact_as_the_library():
     with torch.no_grad():
         assert convolution._is_wide(images, 256)
         error = (conv3x3(images, weight, bias) - exact).abs().max()
-    assert error < 5e-6 * exact.abs().max()
+    assert error < 2e-6 * exact.abs().max()
 
 
 def test_narrow_layers_small_images_and_recorded_ones_do_not_take_the_short_cut():

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NotRequired, Protocol, Self, TypedDict, cast
+from typing import Any, Protocol, Self, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,6 @@ class SliceItem(TypedDict):
     """Scanner units that are 0 and 1."""
     spacing: tuple[float, float]
     """Distance of rows and of columns, mm."""
-    neighbours: NotRequired[NDArray[np.float32]]
-    """(2n, row, col): the n slices before and the n after it, where they were asked for and are
-    there."""
 
 
 class PairItem(TypedDict):

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Generic, NotRequired, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -40,6 +40,13 @@ Item = TypeVar("Item")
 _Item = TypeVar("_Item", covariant=True)
 
 
+class StackSlice(SliceItem):
+    """A slice of an HR scan to train on, perhaps with the slices around it."""
+
+    neighbours: NotRequired[NDArray[np.float32]]
+    """(2n, row, col): the n before and the n after it, where they were asked for and are there."""
+
+
 class Items(Protocol[_Item]):
     """Slices or pairs by number, from volumes or a dataset, or a `Subset` of these."""
 
@@ -56,7 +63,7 @@ class Items(Protocol[_Item]):
     def __getitem__(self, index: int, /) -> _Item: ...
 
 
-Slices: TypeAlias = Items[SliceItem]
+Slices: TypeAlias = Items[StackSlice]
 """Slices by number: `VolumeSlices`, `DatasetSlices`, or a `Subset` of these."""
 
 
@@ -134,13 +141,13 @@ class VolumeSlices:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int, /) -> SliceItem:
+    def __getitem__(self, index: int, /) -> StackSlice:
         n, plane, number = self._places[index]
         volume, frame = self.volumes[n], self._frames[n, plane]
         if n not in self._maps:
             self._maps[n] = np.load(volume.path, mmap_mode="r")
         stack = frame.view(self._maps[n])
-        item = SliceItem(
+        item = StackSlice(
             image=np.ascontiguousarray(stack[number]),
             subject=volume.subject,
             volume=volume.name,
@@ -176,12 +183,12 @@ def neighbour_offsets(neighbours: int) -> list[int]:
     return [offset for offset in range(-neighbours, neighbours + 1) if offset]
 
 
-def with_neighbours(item: SliceItem, neighbours: int) -> NDArray[np.float32]:
+def with_neighbours(item: StackSlice, neighbours: int) -> NDArray[np.float32]:
     """Return a slice as a network that knows neighbours is shown it.
 
     Parameters
     ----------
-    item : SliceItem
+    item : StackSlice
         The slice.
     neighbours : int
         How many on either side.
@@ -344,9 +351,9 @@ class DatasetSlices:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int, /) -> SliceItem:
+    def __getitem__(self, index: int, /) -> StackSlice:
         row = self._rows[index]
-        return SliceItem(
+        return StackSlice(
             image=self._images[index],
             subject=row["subject"],
             volume=row["volume"],
@@ -440,7 +447,7 @@ def showing(slices: Slices, neighbours: int) -> Slices:
     Returns
     -------
     Slices
-        The same slices, with `SliceItem.neighbours` where they have them.
+        The same slices, with `StackSlice.neighbours` where they have them.
 
     Raises
     ------
@@ -812,7 +819,7 @@ def divide(slices: Items[Item], roles: Mapping[str, str]) -> Parts[Item]:
     return Parts(train, Subset(slices, held_out), test, tuple(notes))
 
 
-def _training_data(parts: Parts[SliceItem]) -> TrainingData:
+def _training_data(parts: Parts[StackSlice]) -> TrainingData:
     return TrainingData(parts.train, parts.validation, parts.notes)
 
 

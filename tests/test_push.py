@@ -108,7 +108,11 @@ def test_a_token_shows_nowhere(hub: LocalHub, staged: Path, tmp_path: Path) -> N
     # The instruments can find it: in this process, once it is there, and in a file.
     (tmp_path / "note").write_text(f"token {CANARY}")
     assert hits(tmp_path, CANARY) == [str(tmp_path / "note")]
-    with subprocess.Popen(["sleep", "60"], env={"X": CANARY}) as other:
+    # It runs when it has said a line: before, there may be no environment to read.
+    shown = ["sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(shown, env={"X": CANARY}, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"\n"
         processes_with(CANARY, seen)
         other.kill()
     assert f"{other.pid} environ" in seen

@@ -1,7 +1,7 @@
 """Make the checkpoint that comes with the package of one that was trained.
 
 ``python -m benchmarks.bundle --model RUN/model.safetensors --data FOLDER --split splits.json
---out srmri_model/weights/mouse-t2w.safetensors [--std-scale S] [--seen-scale S]`` measures again
+--out srmri_model/weights/mouse-t2w.safetensors [--std-scale S] [--seen-scale S …]`` measures again
 what the samplers need to know, on more held-out slices than training looks at and on whole volumes,
 and keeps it with the weights. The training itself is ``srmri train``, see ``MODEL_CARD.md``.
 """
@@ -37,7 +37,13 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder for mapped volumes")
     parser.add_argument("--slices", type=int, default=96, help="held-out slices to measure on")
     parser.add_argument("--std-scale", type=float, help="of benchmarks.superres on tune animals")
-    parser.add_argument("--seen-scale", type=float, default=1.0, help="see docs/decisions/0024-…")
+    parser.add_argument(
+        "--seen-scale",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        help="of every level of the table of volumes, or one number; see docs/decisions/0024-…",
+    )
     options = parser.parse_args()
     torch.set_flush_denormal(True)
     checkpoint = load_checkpoint(options.model)
@@ -61,10 +67,12 @@ def main() -> None:
         device=torch.device("cpu"),
         count=options.slices // 2,
     )
+    scales = options.seen_scale
+    seen_scale = scales[0] if len(scales) == 1 else scales
     metadata = {
         **checkpoint.metadata,
         "noise_table": table.to_json(),
-        "volume_table": {**whole.to_json(), "seen_scale": options.seen_scale},
+        "volume_table": {**whole.to_json(), "seen_scale": seen_scale},
         "domain": {**describe_slices(data.train, n_volumes=99), "residual": residual},
     }
     if options.std_scale:

@@ -240,6 +240,7 @@ class Animals:
             settings=within(chosen, drawing.plan.network.sigma_max),
             variance=drawing.variance_in((numbers[0],), axes) if len(members) == 1 else None,
             no_signal=drawing.no_signal,
+            mirror=drawing.mirror(axes[1:]),
         )
         seconds = (time.process_time() - began) / len(members)
         seen = operator.forward(drawn)[:, 0].numpy()

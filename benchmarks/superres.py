@@ -267,6 +267,7 @@ class Setting:
                 settings=drawing.settings,
                 variance=drawing.variance_in((n,), denoiser.axes),
                 no_signal=drawing.no_signal,
+                mirror=drawing.mirror(denoiser.axes[1:]),
             )
             images.append(drawn[0, 0].numpy())
         assert trace is not None

@@ -36,7 +36,7 @@ from srmri_model.samplers import (
     within,
 )
 from srmri_model.samplers.problem import Denoises
-from srmri_model.training.slices import plane_index
+from srmri_model.training.slices import FLIPPABLE, plane_index
 
 Pixels = NDArray[np.float32]
 Family = Literal["interpolation", "ceiling", "unsupervised", "supervised"]
@@ -218,6 +218,7 @@ class Sampled:
                 variance=_variance(model, task),
                 plane=plane_index([task.pair["plane"]], model.n_planes),
                 no_signal=task.no_signal if self.sampler == "fast" else None,
+                mirror=-1 if task.pair["plane"] in FLIPPABLE else None,
                 progress=level,
             )
             images.append(drawn[0, 0].numpy())

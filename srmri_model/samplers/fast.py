@@ -22,6 +22,9 @@ def fast(problem: Problem, settings: Fast) -> Iterator[Level]:
     sample, and with new noise σ' it is the same again one level lower. The one approximation is
     that the truth given x lies about the denoised image as white noise.
 
+    At every other level the network is shown the mirror image, where that is as likely: what it
+    does better on one side than on the other then does not add up.
+
     Parameters
     ----------
     problem : Problem
@@ -46,8 +49,9 @@ def fast(problem: Problem, settings: Fast) -> Iterator[Level]:
         )
     x = problem.operator.up(problem.measurement) + settings.sigma_max * problem.white()
     levels = karras_levels(settings.sigma_min, settings.sigma_max, settings.steps)
-    for sigma, below in itertools.pairwise(levels):
-        clean = data_step(problem, problem.denoise(x, sigma), problem.variance(sigma))
+    for n, (sigma, below) in enumerate(itertools.pairwise(levels)):
+        denoised = problem.denoise(x, sigma, mirrored=settings.mirror and n % 2 == 0)
+        clean = data_step(problem, denoised, problem.variance(sigma))
         x = clean + below * problem.white() if below else clean
         yield Level(sigma, x, clean)
 

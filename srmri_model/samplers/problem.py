@@ -157,6 +157,9 @@ class Problem:
     no_signal : float, optional
         For measurements that are magnitudes of a signal with complex noise, which `fast` takes
         for what they are: the value of no signal.
+    mirror : int, optional
+        Dimension along which left and right lie, counted from the last (−1), where images and
+        their mirror images are as likely.
     """
 
     denoiser: Denoises
@@ -167,8 +170,11 @@ class Problem:
     plane: Planes | None = None
     variance: Callable[[float], Variance] | None = None
     no_signal: float | None = None
+    mirror: int | None = None
 
-    def denoise(self, x: ImagesOrVolumes, sigma: float) -> ImagesOrVolumes:
+    def denoise(
+        self, x: ImagesOrVolumes, sigma: float, *, mirrored: bool = False
+    ) -> ImagesOrVolumes:
         """Denoise at one level.
 
         Parameters
@@ -177,13 +183,17 @@ class Problem:
             Noisy images.
         sigma : float
             Noise level of all of them.
+        mirrored : bool
+            Show the network the mirror images, if they are as likely.
 
         Returns
         -------
         (B, 1, *size) Tensor
             Denoised images.
         """
-        return self.denoiser(x, sigma, self.plane)
+        if not mirrored or self.mirror is None:
+            return self.denoiser(x, sigma, self.plane)
+        return self.denoiser(x.flip(self.mirror), sigma, self.plane).flip(self.mirror)
 
     def white(self) -> ImagesOrVolumes:
         """Draw white noise the size of the images.

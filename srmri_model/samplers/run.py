@@ -123,6 +123,7 @@ def sample(
     variance: Callable[[float], Variance] | None = None,
     plane: Planes | None = None,
     no_signal: float | None = None,
+    mirror: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> tuple[ImagesOrVolumes, Trace]:
@@ -156,6 +157,9 @@ def sample(
         Plane of each image, for a network with plane label.
     no_signal : float, optional
         For measurements that are magnitudes: the value of no signal. Only `fast` uses it.
+    mirror : int, optional
+        Dimension along which left and right lie, counted from the last (−1), where images and
+        their mirror images are as likely. Only `fast` uses it.
     progress : callable, optional
         Called as ``progress(done, total)`` after every level.
     stop : callable, optional
@@ -204,7 +208,7 @@ def sample(
         )
     counted = Counted(denoiser)
     problem = Problem(
-        counted, measurement, operator, sigma_y, generator, plane, variance, no_signal
+        counted, measurement, operator, sigma_y, generator, plane, variance, no_signal, mirror
     )
     sigmas: list[float] = []
     residuals: list[Tensor] = []

@@ -138,11 +138,15 @@ class Fast(Settings):
         Network evaluations.
     sigma_min, sigma_max : float
         Last level before 0, and the level of the warm start.
+    mirror : bool
+        Exchange left and right at every other level, where images and their mirror images are
+        known to be as likely.
     """
 
     steps: int = 20
     sigma_min: float = 0.01
     sigma_max: float = 0.5
+    mirror: bool = True
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from srmri_data.geometry import closest_axes
 from srmri_data.slices import StackFrame
 from srmri_model.samplers import Denoises
 from srmri_model.training.slices import neighbour_offsets
@@ -198,6 +200,36 @@ class OnSlices:
             if reach <= number < len(stack) - reach:
                 around[place] = stack[[number + offset for offset in self._around], 0]
         return torch.cat([part, around], dim=1)
+
+
+def mirror_of(frame: StackFrame, axes: Sequence[int]) -> int | None:
+    """Find the dimension along which left and right lie.
+
+    Parameters
+    ----------
+    frame : StackFrame
+        How slices of an anatomical plane lie in the volume.
+    axes : sequence of int
+        Stored axes of the images or volumes in question.
+
+    Returns
+    -------
+    int or None
+        Counted from the last (−1); None for sagittal images, and where slices are taken as they
+        were acquired and training mirrored none.
+
+    Examples
+    --------
+    >>> from srmri_data.slices import stack_frame
+    >>> frame = stack_frame(np.diag([-0.1, 0.1, 0.5, 1.0]), (10, 20, 30), "coronal")
+    >>> mirror_of(frame, (2, 0)), mirror_of(frame, (0, 1, 2)), mirror_of(frame, (1, 2))
+    (-1, -3, None)
+    """
+    world_axis, _ = closest_axes(frame.affine)
+    left_right = stack_axes(frame)[int(np.flatnonzero(world_axis == 0)[0])]
+    if frame.plane == "acquired" or left_right not in axes:
+        return None
+    return list(axes).index(left_right) - len(axes)
 
 
 def stack_axes(frame: StackFrame) -> tuple[int, int, int]:

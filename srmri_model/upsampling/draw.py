@@ -32,7 +32,7 @@ from srmri_model.samplers import (
 from srmri_model.training.domain import denoising_residual, judge_residuals
 from srmri_model.training.ranks import local_device
 from srmri_model.training.validation import spread
-from srmri_model.upsampling.denoising import InTurn, OnSlices, Tiled
+from srmri_model.upsampling.denoising import InTurn, OnSlices, Tiled, mirror_of
 from srmri_model.upsampling.measure import Measured
 from srmri_model.upsampling.memory import SHARE, choose_tile, denoising_bytes, free_bytes
 from srmri_model.upsampling.noise import SliceNoise, antithetic
@@ -130,6 +130,21 @@ class Drawing:
         images = tissue[None] if slices is None else tissue[list(slices)]
         mask = torch.from_numpy(np.ascontiguousarray(images))[:, None].to(self.device)
         return two_valued(self.variance, self.background, mask)
+
+    def mirror(self, axes: Sequence[int] = (0, 1, 2)) -> int | None:
+        """Return the dimension along which left and right lie; see `mirror_of`.
+
+        Parameters
+        ----------
+        axes : sequence of int
+            Stored axes of the images.
+
+        Returns
+        -------
+        int or None
+            Counted from the last (−1).
+        """
+        return mirror_of(self.plan.frames[0], axes)
 
     def on_planes(self, *, whole: bool = False) -> list[OnSlices]:
         """Put the network on the slices of each plane.
@@ -254,6 +269,7 @@ def _draw_slices(
             settings=settings,
             variance=drawing.variance_in(tuple(slices), denoiser.axes),
             no_signal=drawing.no_signal,
+            mirror=drawing.mirror(denoiser.axes[1:]),
             progress=levels,
             stop=stopped,
         )
@@ -296,6 +312,7 @@ def _draw_whole(
             settings=drawing.settings,
             variance=drawing.variance_in(),
             no_signal=drawing.no_signal,
+            mirror=drawing.mirror(),
             progress=lambda done, total: progress(stage, done, total),
         )
         _note(parts, trace, drawing.clock() - began)

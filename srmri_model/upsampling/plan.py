@@ -466,17 +466,15 @@ def noise_table(
     -------
     tuple of tuple of float, or None
         Noise levels, variance per pixel and, where it was measured, the variance as a
-        measurement sees it, times the table's ``seen_scale`` if it has one; None where there are
-        fewer than two levels.
+        measurement sees it, times the table's ``seen_scale`` if it has one, a number or one for
+        every level; None where there are fewer than two levels.
     """
     table = _table(metadata, planes)
     if not table.get("seen"):
         return _columns(table, "sigmas", "foreground")
-    found = _columns(table, "sigmas", "foreground", "seen")
-    if found is None:
-        return None
-    scale = float(table.get("seen_scale", 1.0))
-    return (*found[:2], tuple(scale * value for value in found[2]))
+    scales = np.broadcast_to(table.get("seen_scale", 1.0), len(table["seen"]))
+    seen = [s and s * scale for s, scale in zip(table["seen"], scales.tolist(), strict=True)]
+    return _columns({**table, "seen": seen}, "sigmas", "foreground", "seen")
 
 
 def background_table(

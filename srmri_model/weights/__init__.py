@@ -9,7 +9,7 @@ from srmri_data.safe_io import sha256_file
 
 NAME = "mouse-t2w"
 """What it knows: brains of mice, T2-weighted, at 0.15 mm."""
-SHA256 = "159e3a5d09db7d0706ebc345b709592719a1f1541a084b44f9f6a7cc48dcecfd"
+SHA256 = "a48f3aa9401f88cd8f6a7e46a6ab4ad4c3b538039ce9537f26b4388d03d735d0"
 """Of its file."""
 FOLDER = Path(__file__).resolve().parent
 

@@ -13,6 +13,7 @@ from srmri_model.operators import make_operator
 from srmri_model.samplers import (
     DDNM,
     DiffPIR,
+    Fast,
     Guided,
     ImageNoise,
     Paper,
@@ -288,3 +289,28 @@ def test_a_constant_map_draws_what_two_numbers_draw():
         drawn(Variance(0.02 * flat, 0.05 * flat)), drawn(Variance(0.02, 0.05)), atol=2e-4
     )
     assert not torch.allclose(drawn(Variance(0.02, 0.05)), drawn(Variance(0.02)), atol=1e-2)
+
+
+def drawn_by_fast(denoiser, *, mirror=None, allowed=True):
+    return sample(
+        "fast", denoiser, Y, OPERATOR, sigma_y=0.05, generator=ImageNoise(0, [(0,), (1,)]),
+        settings=Fast(steps=4, mirror=allowed), variance=PRIOR.variance(OPERATOR), mirror=mirror,
+    )[0]  # fmt: skip
+
+
+@pytest.mark.parametrize("mirror", [-1, -2])
+def test_every_other_level_is_seen_in_the_mirror(mirror):
+    ramp = torch.linspace(-0.1, 0.1, 8).reshape([8 if n == mirror else 1 for n in (-2, -1)])
+    levels = []
+
+    def lopsided(x, sigma, plane=None):
+        return PRIOR(x, sigma) + ramp
+
+    def turned(x, sigma, plane=None):
+        levels.append(sigma)
+        return PRIOR(x, sigma) + (-1) ** len(levels) * ramp
+
+    mirrored, plain = drawn_by_fast(lopsided, mirror=mirror), drawn_by_fast(lopsided)
+    torch.testing.assert_close(mirrored, drawn_by_fast(turned), atol=1e-5, rtol=0)
+    assert not torch.allclose(mirrored, plain, atol=1e-2)
+    assert torch.equal(drawn_by_fast(lopsided, mirror=mirror, allowed=False), plain)

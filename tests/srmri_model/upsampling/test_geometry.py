@@ -18,7 +18,7 @@ from srmri_data.choices import ANATOMICAL
 from srmri_data.simulate import SimulationConfig, run_simulate
 from srmri_data.slices import stack_frame
 from srmri_model.operators import low_positions, low_size, make_operator
-from srmri_model.upsampling.denoising import InTurn, OnSlices
+from srmri_model.upsampling.denoising import InTurn, OnSlices, mirror_of, stack_axes
 from srmri_model.upsampling.plan import high_geometry, nearest
 
 GRIDS = ("voxel-centre", "fourier")
@@ -123,6 +123,21 @@ def test_the_network_sees_slices_as_in_training_from_all_orientations(code):
         found = seen[-1].flatten(1)[:, 0].argsort()
         assert torch.equal(seen[-1][found], images[order])
     assert labels == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("code", ORIENTATIONS)
+def test_left_and_right_are_found_from_all_orientations(code):
+    shape = (4, 5, 6)
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(code))
+    affine = np.diag([0.1, 0.1, 0.1, 1.0]) @ inv_ornt_aff(turn, shape)
+    (across,) = (axis for axis, letter in enumerate(code) if letter in "LR")
+    for plane in ANATOMICAL:
+        frame = stack_frame(affine, shape, plane)
+        assert mirror_of(frame, (0, 1, 2)) == across - 3
+        images = stack_axes(frame)[1:]
+        expected = None if plane == "sagittal" else images.index(across) - 2
+        assert mirror_of(frame, images) == expected
+    assert mirror_of(stack_frame(affine, shape, "acquired"), (0, 1, 2)) is None
 
 
 def test_a_single_plane_is_not_made_finer_across_slices(weights, tmp_path):

@@ -96,6 +96,8 @@ def test_volumes_have_a_variance_of_their_own(three_threads, tmp_path):
     scaled = noise_table({"volume_table": {**table, "seen_scale": 1.5}}, "3")
     assert scaled[2] == pytest.approx((3e-4, 0.075))
     assert scaled[:2] == noise_table({"volume_table": table}, "3")[:2]
+    by_level = noise_table({"volume_table": {**table, "seen_scale": [1.5, 2.0]}}, "3")
+    assert by_level[2] == pytest.approx((3e-4, 0.1))
     assert noise_table({"noise_table": table}, "3") == noise_table({"noise_table": table})
 
 

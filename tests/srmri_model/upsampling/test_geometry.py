@@ -18,6 +18,7 @@ from srmri_data.choices import ANATOMICAL
 from srmri_data.simulate import SimulationConfig, run_simulate
 from srmri_data.slices import stack_frame
 from srmri_model.operators import low_positions, low_size, make_operator
+from srmri_model.upsample import run_upsample
 from srmri_model.upsampling.denoising import InTurn, OnSlices, mirror_of, stack_axes
 from srmri_model.upsampling.plan import high_geometry, nearest
 
@@ -147,3 +148,25 @@ def test_a_single_plane_is_not_made_finer_across_slices(weights, tmp_path):
     assert made.high_shape == (12, 16, 10)
     operator = make_operator("kspace", made.high_shape, made.factors)
     assert operator.low_shape == made.low_shape
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [
+        ({"plane": "coronal"}, True),
+        ({"plane": "axial"}, True),
+        ({"plane": "sagittal"}, False),
+        ({"planes": "3"}, True),
+        ({"plane": "coronal", "sampler": "diffpir", "steps": 4}, False),
+    ],
+)
+def test_what_is_mirrored_can_be_left_as_it_is(settings, changes, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("srmri_model.upsample.write_page", lambda *_arguments: None)
+    low, drawn = scan(tmp_path / "lr.nii.gz", ball((6, 5, 7))), []
+    fast = "sampler" not in settings
+    for chosen in ({}, {"mirror": "false"} if fast else {}):
+        made = plan(low, tmp_path / f"{len(drawn)}" / "sr", weights, settings=chosen, **settings)
+        sidecar = run_upsample(made)
+        assert ("mirror" in sidecar["sampler_settings"]) == fast
+        drawn.append(made.paths["volume"].read_bytes())
+    assert (drawn[0] != drawn[1]) == changes

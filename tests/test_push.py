@@ -108,9 +108,9 @@ def test_a_token_shows_nowhere(hub: LocalHub, staged: Path, tmp_path: Path) -> N
     # The instruments can find it: in this process, once it is there, and in a file.
     (tmp_path / "note").write_text(f"token {CANARY}")
     assert hits(tmp_path, CANARY) == [str(tmp_path / "note")]
-    # It runs when it has said a line: before, there may be no environment to read.
-    shown = ["sh", "-c", "echo; exec sleep 60"]
-    with subprocess.Popen(shown, env={"X": CANARY}, stdout=subprocess.PIPE) as other:
+    # It runs when it has said a line, and waits for one: before, there may be no environment.
+    shown, pipe = ["sh", "-c", "echo; read line"], subprocess.PIPE
+    with subprocess.Popen(shown, env={"X": CANARY}, stdin=pipe, stdout=pipe) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"\n"
         processes_with(CANARY, seen)
